@@ -1,0 +1,41 @@
+"""Sound-event-detection networks as general-purpose audio features.
+
+``load_model("talnet").embed("recording.wav")`` gives a vector; `embed_folder` turns a folder into a store of them.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+# Loaded on first use: `import sedembed` must not cost what torch costs.
+_PUBLIC = {
+    "AudioError": "sedembed.errors",
+    "EmbeddingStore": "sedembed.store",
+    "Embedder": "sedembed.embedder",
+    "Frames": "sedembed.embedder",
+    "ModelRecord": "sedembed.models.registry",
+    "SedembedError": "sedembed.errors",
+    "describe_model": "sedembed.models.registry",
+    "embed": "sedembed.embedder",
+    "embed_folder": "sedembed.folder",
+    "list_models": "sedembed.models.registry",
+    "load_model": "sedembed.embedder",
+    "open_store": "sedembed.store",
+    "save_pretrained": "sedembed.models.weights",
+}
+
+__version__ = "0.1.0"
+__all__ = [*sorted(_PUBLIC), "__version__"]  # noqa: PLE0604
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _PUBLIC:
+        raise AttributeError(f"module 'sedembed' has no attribute {name!r}; it has {', '.join(sorted(_PUBLIC))}")
+    value = getattr(importlib.import_module(_PUBLIC[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_PUBLIC])

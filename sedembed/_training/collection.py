@@ -1,0 +1,135 @@
+"""A folder of short recordings, decoded once into one memory-mapped array, and the crops drawn from it."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import soundfile
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+__all__ = ["Collection", "CropSettings", "draw_crop", "draw_mixture", "open_collection", "spec_augment_bounds"]
+
+SAMPLE_RATE = 16_000
+
+
+@dataclass(frozen=True)
+class Collection:
+    """Decoded recordings.
+
+    Attributes
+    ----------
+    samples : ndarray of int16, shape (total,), memory-mapped
+        All recordings end to end.
+    starts : ndarray of int64, shape (recordings + 1,)
+        Recording i is ``samples[starts[i]:starts[i + 1]]``.
+    files : list of str
+        Paths relative to the audio folder.
+    held_out : ndarray of bool, shape (recordings,)
+        Recordings of the collections kept for validation.
+    """
+
+    samples: NDArray[np.int16]
+    starts: NDArray[np.int64]
+    files: list[str]
+    held_out: NDArray[np.bool_]
+
+    def waveform(self, index: int) -> NDArray[np.float32]:
+        """Recording `index` as float32 in [-1, 1]."""
+        return self.samples[self.starts[index] : self.starts[index + 1]].astype(np.float32) / 32768.0
+
+
+def open_collection(data: Path, cache: Path, held_out_share: float) -> Collection:
+    """Decode `data/audio` (listed in `data/segments.csv`) into `cache` unless that was done before.
+
+    Whole sub-collections are held out, in the order of a hash of their names, until `held_out_share` of the recordings
+    is reached; random recordings of one source would resemble the training part too much.
+    """
+    with (data / "segments.csv").open(newline="", encoding="utf-8") as stream:
+        rows = list(csv.DictReader(stream))
+    files = [row["file"] for row in rows]
+    samples_path, index_path = cache / "samples.npy", cache / "index.json"
+    if not index_path.exists() or json.loads(index_path.read_text())["files"] != files:
+        cache.mkdir(parents=True, exist_ok=True)
+        _decode(data / "audio", files, samples_path, index_path)
+    names = sorted({row["collection"] for row in rows}, key=lambda name: hashlib.sha256(name.encode()).hexdigest())
+    of_name = np.array([row["collection"] for row in rows])
+    held_out = np.zeros(len(rows), dtype=np.bool_)
+    for name in names:
+        members = of_name == name
+        # A collection larger than twice the share would take too much of the training part away.
+        if members.mean() <= held_out_share / 2 and (held_out | members).mean() <= held_out_share:
+            held_out |= members
+    starts = np.array(json.loads(index_path.read_text())["starts"], dtype=np.int64)
+    return Collection(np.load(samples_path, mmap_mode="r"), starts, files, held_out)
+
+
+def _decode(audio: Path, files: list[str], samples_path: Path, index_path: Path) -> None:
+    parts: list[NDArray[np.int16]] = []
+    for name in tqdm(files, desc="decoding", unit="file", disable=None):
+        samples, rate = soundfile.read(audio / name, dtype="int16")
+        if rate != SAMPLE_RATE or samples.ndim != 1:
+            raise ValueError(f"{name}: expected mono at {SAMPLE_RATE} Hz, got {samples.shape} at {rate} Hz")
+        parts.append(samples)
+    starts = np.concatenate(([0], np.cumsum([len(part) for part in parts])))
+    temporary = samples_path.with_suffix(".tmp.npy")
+    np.save(temporary, np.concatenate(parts))
+    os.replace(temporary, samples_path)
+    index_path.write_text(json.dumps({"files": files, "starts": starts.tolist()}))
+
+
+@dataclass(frozen=True)
+class CropSettings:
+    """How a training example is made; levels in dB, durations in seconds."""
+
+    seconds: float = 5.0
+    mix_probability: float = 0.7
+    mix_level_db: float = 10.0
+    gain_db: tuple[float, float] = (-9.0, 3.0)
+
+
+def draw_crop(collection: Collection, index: int, length: int, rng: np.random.Generator) -> NDArray[np.float32]:
+    """Random crop of a recording; one shorter than `length` is repeated and rolled."""
+    waveform = collection.waveform(index)
+    if len(waveform) > length:
+        start = int(rng.integers(len(waveform) - length + 1))
+        return waveform[start : start + length]
+    return np.roll(np.resize(waveform, length), int(rng.integers(length)))
+
+
+def draw_mixture(
+    collection: Collection, weights: NDArray[np.float64], settings: CropSettings, rng: np.random.Generator
+) -> NDArray[np.float32]:
+    """One training waveform: a crop, often with a second one at a random relative level, at a random gain."""
+    length = round(settings.seconds * SAMPLE_RATE)
+    cumulative = weights  # cumulative weights: a draw is one binary search
+    first, second = np.searchsorted(cumulative, rng.random(2) * cumulative[-1])
+    mixture = draw_crop(collection, int(first), length, rng)
+    if rng.random() < settings.mix_probability:
+        other = draw_crop(collection, int(second), length, rng)
+        level = rng.uniform(-settings.mix_level_db, settings.mix_level_db)
+        ratio = _rms(mixture) / _rms(other) * 10.0 ** (level / 20.0)
+        mixture = mixture + other * np.float32(ratio)
+        # Both sounds stay audible at the level of the first.
+        mixture = mixture / np.float32(np.sqrt(1.0 + 10.0 ** (level / 10.0)))
+    gain = 10.0 ** (rng.uniform(*settings.gain_db) / 20.0)
+    return np.clip(mixture * np.float32(gain), -1.0, 1.0).astype(np.float32)
+
+
+def _rms(waveform: NDArray[np.float32]) -> float:
+    return float(np.sqrt(np.mean(np.square(waveform, dtype=np.float64)))) + 1e-4
+
+
+def spec_augment_bounds(
+    frames: int, bins: int, max_frames: int, max_bins: int, rng: np.random.Generator
+) -> tuple[slice, slice]:
+    """One time interval and one frequency band with uniform widths up to the given ones (SpecAugment)."""
+    width, height = int(rng.integers(max_frames + 1)), int(rng.integers(max_bins + 1))
+    start, low = int(rng.integers(frames - width + 1)), int(rng.integers(bins - height + 1))
+    return slice(start, start + width), slice(low, low + height)

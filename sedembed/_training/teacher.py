@@ -1,0 +1,185 @@
+"""The teacher of the first weights: EfficientAT mn04_as, a MobileNetV3 trained on AudioSet.
+
+Schmid, Koutini & Widmer (2023), "Efficient large-scale audio tagging via transformer-to-CNN knowledge distillation".
+"""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from safetensors.torch import load_file
+from torch import nn
+from torch.nn import functional
+
+__all__ = ["TEACHER_SAMPLE_RATE", "Teacher", "TeacherOutput", "load_teacher"]
+
+TEACHER_SAMPLE_RATE = 32_000
+_N_FFT, _WINDOW, _HOP, _MELS, _TOP_HZ = 1024, 800, 320, 128, 15_000.0
+
+# kernel, expanded channels, output channels, squeeze-and-excitation, hard-swish, stride: MobileNetV3-large at width 1
+_BLOCKS = (
+    (3, 16, 16, False, False, 1),
+    (3, 64, 24, False, False, 2),
+    (3, 72, 24, False, False, 1),
+    (5, 72, 40, True, False, 2),
+    (5, 120, 40, True, False, 1),
+    (5, 120, 40, True, False, 1),
+    (3, 240, 80, False, True, 2),
+    (3, 200, 80, False, True, 1),
+    (3, 184, 80, False, True, 1),
+    (3, 184, 80, False, True, 1),
+    (3, 480, 112, True, True, 1),
+    (3, 672, 112, True, True, 1),
+    (5, 672, 160, True, True, 2),
+    (5, 960, 160, True, True, 1),
+    (5, 960, 160, True, True, 1),
+)
+
+
+def _to_eights(channels: float) -> int:
+    rounded = max(8, int(channels + 4) // 8 * 8)
+    return rounded + 8 if rounded < 0.9 * channels else rounded
+
+
+class _ConvNorm(nn.Sequential):
+    def __init__(
+        self,
+        cin: int,
+        cout: int,
+        kernel: int,
+        stride: int = 1,
+        groups: int = 1,
+        activation: type[nn.Module] | None = None,
+    ) -> None:
+        layers: list[nn.Module] = [
+            nn.Conv2d(cin, cout, kernel, stride, (kernel - 1) // 2, groups=groups, bias=False),
+            nn.BatchNorm2d(cout, eps=0.001),
+        ]
+        if activation is not None:
+            layers.append(activation())
+        super().__init__(*layers)
+
+
+class _Excitation(nn.Module):
+    def __init__(self, channels: int, squeezed: int) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(channels, squeezed)
+        self.fc2 = nn.Linear(squeezed, channels)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        scale = torch.sigmoid(self.fc2(functional.relu(self.fc1(x.mean((2, 3))))))
+        return scale[:, :, None, None] * x
+
+
+class _Excitations(nn.Module):
+    """The released model's wrapper: one excitation over the channels, kept for its key names."""
+
+    def __init__(self, channels: int, squeezed: int) -> None:
+        super().__init__()
+        self.conc_se_layers = nn.ModuleList([_Excitation(channels, squeezed)])
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y: torch.Tensor = self.conc_se_layers[0](x)
+        return y
+
+
+class _Residual(nn.Module):
+    def __init__(self, cin: int, kernel: int, hidden: int, cout: int, excite: bool, hard: bool, stride: int) -> None:
+        super().__init__()
+        activation = nn.Hardswish if hard else nn.ReLU
+        layers: list[nn.Module] = []
+        if hidden != cin:
+            layers.append(_ConvNorm(cin, hidden, 1, activation=activation))
+        layers.append(_ConvNorm(hidden, hidden, kernel, stride, hidden, activation))
+        if excite:
+            layers.append(_Excitations(hidden, _to_eights(hidden / 4)))
+        layers.append(_ConvNorm(hidden, cout, 1))
+        self.block = nn.Sequential(*layers)
+        self.skip = stride == 1 and cin == cout
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y: torch.Tensor = self.block(x)
+        return y + x if self.skip else y
+
+
+class TeacherOutput(NamedTuple):
+    """Logits, shape (batch, 527), and clip embeddings, shape (batch, 384)."""
+
+    logits: torch.Tensor
+    embeddings: torch.Tensor
+
+
+class Teacher(nn.Module):
+    """MobileNetV3-large of width 0.4 on 128 mel bins; classes in the order of `class_labels_indices.csv`."""
+
+    def __init__(self, width: float = 0.4, classes: int = 527) -> None:
+        super().__init__()
+        first = channels = _to_eights(16 * width)
+        layers: list[nn.Module] = [_ConvNorm(1, first, 3, 2, activation=nn.Hardswish)]
+        for kernel, hidden, out, excite, hard, stride in _BLOCKS:
+            cout = _to_eights(out * width)
+            layers.append(_Residual(channels, kernel, _to_eights(hidden * width), cout, excite, hard, stride))
+            channels = cout
+        self.embedding_size = 6 * channels
+        layers.append(_ConvNorm(channels, self.embedding_size, 1, activation=nn.Hardswish))
+        self.features = nn.Sequential(*layers)
+        hidden_size = _to_eights(1280 * width)
+        self.classifier = nn.Sequential(
+            nn.AdaptiveAvgPool2d(1),
+            nn.Flatten(),
+            nn.Linear(self.embedding_size, hidden_size),
+            nn.Hardswish(),
+            nn.Dropout(0.2),
+            nn.Linear(hidden_size, classes),
+        )
+        self.register_buffer("_window", torch.hann_window(_WINDOW, periodic=False), persistent=False)
+        self.register_buffer("_filters", _kaldi_filters(), persistent=False)
+
+    def log_mel(self, waveform: torch.Tensor) -> torch.Tensor:
+        """(batch, samples) at 32 kHz → (batch, 1, 128, frames)."""
+        emphasised = waveform[:, 1:] - 0.97 * waveform[:, :-1]
+        spectrum = torch.stft(
+            emphasised, _N_FFT, _HOP, _WINDOW, self._window, center=True, normalized=False, return_complex=True
+        )
+        power = spectrum.real.square() + spectrum.imag.square()
+        return ((self._filters @ power + 1e-5).log() + 4.5).div(5.0)[:, None]
+
+    def forward(self, waveform: torch.Tensor) -> TeacherOutput:
+        """(batch, samples) at 32 kHz → logits and embeddings."""
+        return self.classify(self.log_mel(waveform))
+
+    def classify(self, log_mel: torch.Tensor) -> TeacherOutput:
+        """(batch, 1, 128, frames) → logits and embeddings."""
+        pooled = self.features(log_mel.contiguous(memory_format=torch.channels_last)).mean((2, 3))
+        return TeacherOutput(self.classifier[2:](pooled), pooled)
+
+
+def _kaldi_filters() -> torch.Tensor:
+    """Triangles in the mel domain, 1127·ln(1 + f/700), over the bins below the Nyquist frequency."""
+
+    def to_mel(hz: torch.Tensor) -> torch.Tensor:
+        return 1127.0 * torch.log1p(hz / 700.0)
+
+    step = TEACHER_SAMPLE_RATE / _N_FFT
+    top = 1127.0 * math.log1p(_TOP_HZ / 700.0)
+    edges = torch.linspace(0.0, top, _MELS + 2, dtype=torch.float64)[:, None]
+    mel = to_mel(step * torch.arange(_N_FFT // 2, dtype=torch.float64))[None]
+    rising = (mel - edges[:-2]) / (edges[1:-1] - edges[:-2])
+    falling = (edges[2:] - mel) / (edges[2:] - edges[1:-1])
+    triangles = torch.minimum(rising, falling).clamp_min(0.0)
+    return functional.pad(triangles, (0, 1)).float()
+
+
+def load_teacher(path: str | Path) -> Teacher:
+    """Read `mn04_as.safetensors`, fold its batch normalisations and freeze it."""
+    teacher = Teacher()
+    teacher.load_state_dict(load_file(str(path)))
+    teacher.eval().requires_grad_(False)
+    for module in list(teacher.modules()):
+        if isinstance(module, _ConvNorm):
+            module[0] = nn.utils.fusion.fuse_conv_bn_eval(module[0], module[1])
+            module[1] = nn.Identity()
+    return teacher.to(memory_format=torch.channels_last)

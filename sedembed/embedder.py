@@ -1,0 +1,429 @@
+"""Embedder: recordings or arrays in, vectors and probabilities out."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar, get_args
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+
+from sedembed.audio import AudioReader, as_clips, as_waveform, check_sample_rate, is_several, resample_blocks
+from sedembed.errors import AudioError, InvalidWaveformError
+from sedembed.labels import load_labels
+from sedembed.models.talnet import TALNet, fold_batchnorm
+from sedembed.models.weights import load_network, resolve
+from sedembed.windows import WINDOW_SECONDS, ClipSum, WindowResult, iter_windows, plan_batches
+
+if TYPE_CHECKING:
+    from sedembed.models.registry import ModelRecord
+
+__all__ = ["Embedder", "Frames", "Precision", "embed", "load_model"]
+
+Precision = Literal["float32", "bfloat16"]
+AudioInput = Any  # a path, an array-like, a tensor, or a list of these: `sedembed.audio` tells them apart
+
+MAX_BATCH = 16
+# Sixteen windows of ten seconds: larger batches were not faster, and four windows of a minute stay under 2 GB.
+MAX_BATCH_FRAMES = 16 * 401
+_BUFFERED_WINDOWS = 64
+
+_T = TypeVar("_T")
+
+
+class Frames(NamedTuple):
+    """Frame embeddings of a clip or of one window of a stream.
+
+    Attributes
+    ----------
+    embeddings : ndarray of float32, shape (frames, embedding size)
+        One vector a frame.
+    times : ndarray of float64, shape (frames,)
+        Centre of each frame in seconds from the start of the clip.
+    """
+
+    embeddings: NDArray[np.float32]
+    times: NDArray[np.float64]
+
+
+class Embedder:
+    """A trained network ready to turn sound into vectors; `load_model` makes one.
+
+    Parameters
+    ----------
+    network : TALNet
+        The trained network; left unchanged.
+    record : ModelRecord
+        What the weights are and where they come from.
+    device : str or torch.device, optional
+        Where the network runs; by default the first CUDA device, else the CPU.
+    precision : {"float32", "bfloat16"}
+        Arithmetic of the convolutions. The front end and the recurrent layer always run in float32.
+
+    Raises
+    ------
+    ValueError
+        For an unknown precision or a device that is not there.
+    """
+
+    def __init__(
+        self,
+        network: TALNet,
+        record: ModelRecord,
+        *,
+        device: str | torch.device | None = None,
+        precision: Precision = "float32",
+    ) -> None:
+        if precision not in get_args(Precision):
+            raise ValueError(f"precision must be one of {', '.join(get_args(Precision))}, got {precision!r}")
+        self._device = _pick_device(device)
+        self._precision = precision
+        self._record = record
+        self._labels = (
+            load_labels() if network.config.classes == 527 else tuple(map(str, range(network.config.classes)))
+        )
+        self._network = fold_batchnorm(network)
+        if precision == "bfloat16":
+            for name, module in self._network.named_children():
+                if name.startswith("conv"):
+                    module.bfloat16()
+        self._network.to(device=self._device, memory_format=torch.channels_last)
+
+    def __repr__(self) -> str:
+        return f"Embedder({self._record.name!r}, device={str(self._device)!r}, precision={self._precision!r})"
+
+    @property
+    def sample_rate(self) -> int:
+        """Sampling rate of the front end in Hz; other rates are resampled to it."""
+        return self._network.sample_rate
+
+    @property
+    def embedding_size(self) -> int:
+        """Length of an embedding."""
+        return self._network.embedding_size
+
+    @property
+    def frame_rate(self) -> float:
+        """Frame embeddings per second, in Hz."""
+        return self._network.frame_rate
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Names of the sound events, in the order of `tag`."""
+        return self._labels
+
+    @property
+    def device(self) -> torch.device:
+        """Where the network runs."""
+        return self._device
+
+    @property
+    def precision(self) -> str:
+        """Arithmetic of the convolutions."""
+        return self._precision
+
+    @property
+    def record(self) -> ModelRecord:
+        """Source, version, licence, sha256 and measured figures of the weights."""
+        return self._record
+
+    def embed(self, x: AudioInput, sample_rate: int | None = None) -> NDArray[np.float32]:
+        """Clip embeddings: the frame embeddings averaged over time.
+
+        Parameters
+        ----------
+        x : path, array or tensor of shape (samples,), or several of these
+            One clip, or several as a list, a tuple, or an array of shape (clips, samples). Integers are scaled by the
+            range of their type; files with several channels are averaged to mono.
+        sample_rate : int, optional
+            Rate of the arrays in Hz, by default the model's own. Not to be given with paths, which know theirs.
+
+        Returns
+        -------
+        ndarray of float32, shape (embedding size,) or (clips, embedding size)
+            Singular in, singular out.
+
+        Raises
+        ------
+        InvalidWaveformError
+            For NaN or Inf, empty, complex or wrongly shaped input, or `sample_rate` together with a path.
+        AudioDecodeError
+            For a file that cannot be read as sound.
+        FileNotFoundError
+            For a path that leads to nothing.
+        """
+        return self._map(x, sample_rate, lambda clip: clip.embedding, probabilities=False)
+
+    def tag(self, x: AudioInput, sample_rate: int | None = None) -> NDArray[np.float32]:
+        """Probability of each sound event in each clip, pooled over time as in training.
+
+        Parameters
+        ----------
+        x, sample_rate
+            As for `embed`.
+
+        Returns
+        -------
+        ndarray of float32, shape (classes,) or (clips, classes)
+            In the order of `labels`.
+
+        Raises
+        ------
+        InvalidWaveformError, AudioDecodeError, FileNotFoundError
+            As for `embed`.
+        """
+        return self._map(x, sample_rate, lambda clip: clip.probabilities, probabilities=True)
+
+    def embed_frames(self, x: AudioInput, sample_rate: int | None = None) -> Frames:
+        """Frame embeddings of one clip.
+
+        Parameters
+        ----------
+        x : path, or array or tensor of shape (samples,)
+            One clip.
+        sample_rate : int, optional
+            As for `embed`.
+
+        Returns
+        -------
+        Frames
+            Embeddings (frames, embedding size) and the centres of the frames in seconds.
+
+        Raises
+        ------
+        InvalidWaveformError, AudioDecodeError, FileNotFoundError
+            As for `embed`; also for several clips at once.
+        """
+        if is_several(x):
+            raise InvalidWaveformError(
+                "embed_frames takes one clip, a path or a 1-D array, because clips differ in length; got several: "
+                "call it once for each"
+            )
+        windows = list(self._stream(self._windows(x, sample_rate)))
+        return Frames(
+            np.concatenate([window.embeddings for window in windows]),
+            np.concatenate([window.times for window in windows]),
+        )
+
+    def stream(self, blocks: Iterable[ArrayLike], sample_rate: int) -> Iterator[Frames]:
+        """Frame embeddings of a sound that arrives in blocks, in bounded memory.
+
+        Parameters
+        ----------
+        blocks : iterable of array-like, shape (any,)
+            Consecutive samples, as from a microphone or a reader; blocks of any length.
+        sample_rate : int
+            Rate of the blocks in Hz.
+
+        Yields
+        ------
+        Frames
+            One for each window of 60 s, times running on from the start of the stream. Joined, they are what
+            `embed_frames` gives for the whole sound.
+
+        Raises
+        ------
+        InvalidWaveformError
+            For a block that breaks the rules of `embed`, or a stream without samples.
+        """
+        rate = check_sample_rate(sample_rate)
+        checked = (as_waveform(block) for block in blocks if np.size(block))
+        windows = iter_windows(resample_blocks(checked, rate, self.sample_rate), *self._window_sizes)
+        empty = True
+        for frames in self._stream(windows):
+            empty = False
+            yield frames
+        if empty:
+            raise InvalidWaveformError(
+                "expected at least one sample in the stream, got none: check where it comes from"
+            )
+
+    # --- shared with embed_folder ----------------------------------------------------------------------------------
+
+    @property
+    def _window_sizes(self) -> tuple[int, int]:
+        """Length of a window and shortest input, in samples."""
+        return round(WINDOW_SECONDS * self.sample_rate), self._network.min_samples
+
+    @property
+    def _pools_by_maximum(self) -> bool:
+        return self._network.config.pooling == "max"
+
+    def _features(self, window: NDArray[np.float32]) -> torch.Tensor:
+        """Front end of one window on the CPU; safe to call from several threads."""
+        with torch.inference_mode():
+            return self._network.features(torch.from_numpy(window))
+
+    def _run(self, features: Sequence[torch.Tensor], probabilities: bool = False) -> list[WindowResult]:
+        """Run windows through the network in batches of similar length; results in the order given."""
+        results: list[WindowResult | None] = [None] * len(features)
+        for batch in plan_batches([len(item) for item in features], MAX_BATCH, MAX_BATCH_FRAMES):
+            for index, result in zip(batch, self._run_batch([features[i] for i in batch], probabilities), strict=True):
+                results[index] = result
+        return [result for result in results if result is not None]
+
+    @torch.inference_mode()
+    def _run_batch(self, features: Sequence[torch.Tensor], probabilities: bool) -> list[WindowResult]:
+        lengths = [len(item) for item in features]
+        equal = min(lengths) == max(lengths)
+        padded = torch.nn.utils.rnn.pad_sequence(list(features), batch_first=True).to(self._device)
+        # TF32 would make CUDA differ from the CPU in the third digit.
+        with torch.backends.cudnn.flags(allow_tf32=False):
+            output = self._network(padded, None if equal else torch.tensor(lengths, device=self._device))
+            terms = self._network.pool_terms(output) if probabilities else None
+        frames = output.frames.cpu().numpy()
+        valid = [frames.shape[1]] * len(features) if output.lengths is None else output.lengths.tolist()
+        if terms is None:
+            return [WindowResult(frames[i, :n]) for i, n in enumerate(valid)]
+        numerators, denominators = (term.double().cpu().numpy() for term in terms)
+        return [WindowResult(frames[i, :n], (numerators[i], denominators[i])) for i, n in enumerate(valid)]
+
+    def _frame_times(self, frames: int, start: float) -> NDArray[np.float64]:
+        return start + self._network.first_frame_time + np.arange(frames) / self.frame_rate
+
+    # --- clips -----------------------------------------------------------------------------------------------------
+
+    def _windows(self, clip: AudioInput, sample_rate: int | None) -> Iterator[NDArray[np.float32]]:
+        if isinstance(clip, (str, os.PathLike)):
+            if sample_rate is not None:
+                raise InvalidWaveformError(
+                    f"sample_rate={sample_rate} was given with the path {os.fspath(clip)!r}; a file knows its own rate: "
+                    "leave sample_rate out"
+                )
+            with AudioReader(Path(clip), sample_rate=self.sample_rate) as reader:
+                yield from iter_windows(reader.blocks(), *self._window_sizes)
+            return
+        waveform = as_waveform(clip)
+        rate = self.sample_rate if sample_rate is None else check_sample_rate(sample_rate)
+        yield from iter_windows(resample_blocks([waveform], rate, self.sample_rate), *self._window_sizes)
+
+    def _stream(self, windows: Iterable[NDArray[np.float32]]) -> Iterator[Frames]:
+        for number, window in enumerate(windows):
+            embeddings = self._run([self._features(window)])[0].frames
+            yield Frames(embeddings, self._frame_times(len(embeddings), number * WINDOW_SECONDS))
+
+    def _map(
+        self,
+        x: AudioInput,
+        sample_rate: int | None,
+        take: Callable[[ClipSum], NDArray[np.float32]],
+        *,
+        probabilities: bool,
+    ) -> NDArray[np.float32]:
+        if not is_several(x):
+            return take(next(self._sums([x], sample_rate, probabilities, numbered=False)))
+        clips = as_clips(x)
+        if not clips:
+            raise InvalidWaveformError("expected at least one clip, got an empty list")
+        return np.stack([take(clip) for clip in self._sums(clips, sample_rate, probabilities, numbered=True)])
+
+    def _sums(
+        self, clips: Sequence[AudioInput], sample_rate: int | None, probabilities: bool, *, numbered: bool
+    ) -> Iterator[ClipSum]:
+        sums = [ClipSum(self._pools_by_maximum) for _ in clips]
+        pending: list[tuple[int, torch.Tensor]] = []
+
+        def flush() -> None:
+            for (index, _), result in zip(pending, self._run([f for _, f in pending], probabilities), strict=True):
+                sums[index].add(result)
+            pending.clear()
+
+        for index, clip in enumerate(clips):
+            try:
+                for window in self._windows(clip, sample_rate):
+                    pending.append((index, self._features(window)))
+                    if len(pending) >= _BUFFERED_WINDOWS:
+                        flush()
+            except AudioError as error:
+                if numbered:
+                    raise type(error)(f"clip {index} of {len(clips)}: {error}") from error
+                raise
+        flush()
+        yield from sums
+
+
+def _pick_device(device: str | torch.device | None) -> torch.device:
+    if device is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        picked = torch.device(device)
+    except RuntimeError as error:
+        raise ValueError(f"expected a device such as 'cpu' or 'cuda:0', got {device!r}") from error
+    if picked.type == "cuda" and not torch.cuda.is_available():
+        raise ValueError(f"device {device!r} was asked for, but PyTorch sees no CUDA device here; use device='cpu'")
+    return picked
+
+
+def load_model(
+    name: str | os.PathLike[str] = "talnet",
+    device: str | torch.device | None = None,
+    precision: Precision = "float32",
+    cache_dir: str | os.PathLike[str] | None = None,
+    local_files_only: bool = False,
+) -> Embedder:
+    """Load a network with its weights.
+
+    Parameters
+    ----------
+    name : str or path
+        A name from `list_models`, a directory or ``.safetensors`` file, or ``"hf://org/repo[@revision]"``.
+    device : str or torch.device, optional
+        Where the network runs; by default the first CUDA device, else the CPU.
+    precision : {"float32", "bfloat16"}
+        Arithmetic of the convolutions; the default is exact.
+    cache_dir : path, optional
+        Where downloads are kept, by default the hub's own cache.
+    local_files_only : bool
+        Never open a connection.
+
+    Returns
+    -------
+    Embedder
+        Ready to embed.
+
+    Raises
+    ------
+    ModelNotFoundError
+        For an unknown name or a path that leads to nothing.
+    WeightsError
+        For weights that are damaged or do not fit.
+    DownloadError, OfflineError
+        For weights that could not be fetched, or are not here while offline.
+    ValueError
+        For an unknown precision or a device that is not there.
+    """
+    resolved = resolve(name, cache_dir=cache_dir, local_files_only=local_files_only)
+    return Embedder(load_network(resolved), resolved.record, device=device, precision=precision)
+
+
+_default_models: dict[str, Embedder] = {}
+
+
+def embed(x: AudioInput, sample_rate: int | None = None, model: str | Embedder = "talnet") -> NDArray[np.float32]:
+    """Embed clips with a model that is loaded on first use and kept.
+
+    Parameters
+    ----------
+    x, sample_rate
+        As for `Embedder.embed`.
+    model : str or Embedder
+        What `load_model` takes, or a loaded model.
+
+    Returns
+    -------
+    ndarray of float32, shape (embedding size,) or (clips, embedding size)
+        Clip embeddings.
+
+    Raises
+    ------
+    AudioError, ModelNotFoundError, WeightsError, DownloadError
+        As for `Embedder.embed` and `load_model`.
+    """
+    if isinstance(model, str):
+        if model not in _default_models:
+            _default_models[model] = load_model(model)
+        model = _default_models[model]
+    return model.embed(x, sample_rate)

@@ -1,0 +1,61 @@
+"""Every error sedembed raises on purpose; each also is the builtin a caller would expect to catch."""
+
+from __future__ import annotations
+
+__all__ = [
+    "AudioDecodeError",
+    "AudioError",
+    "AudioTimeoutError",
+    "DownloadError",
+    "InvalidWaveformError",
+    "ModelNotFoundError",
+    "OfflineError",
+    "SedembedError",
+    "StoreError",
+    "UnsupportedFormatError",
+    "WeightsError",
+]
+
+
+class SedembedError(Exception):
+    """Base class of all errors raised by sedembed."""
+
+
+class AudioError(SedembedError, ValueError):
+    """A sound that cannot be used."""
+
+
+class InvalidWaveformError(AudioError):
+    """Samples that break the input rules: NaN, empty, complex, wrong axes, wrong rate."""
+
+
+class AudioDecodeError(AudioError):
+    """A file that exists but holds no readable sound."""
+
+
+class UnsupportedFormatError(AudioDecodeError):
+    """A format that neither libsndfile nor an installed ffmpeg reads."""
+
+
+class AudioTimeoutError(AudioDecodeError, TimeoutError):
+    """A decoder that stopped giving samples."""
+
+
+class ModelNotFoundError(SedembedError, LookupError):
+    """A model name or path that leads to nothing."""
+
+
+class WeightsError(SedembedError, ValueError):
+    """Weights that are damaged, unsafe, or do not fit the architecture."""
+
+
+class DownloadError(SedembedError, OSError):
+    """Weights that could not be fetched."""
+
+
+class OfflineError(DownloadError):
+    """Weights that are not on this machine while connections are not allowed."""
+
+
+class StoreError(SedembedError, ValueError):
+    """A store that is missing, foreign, of other settings, or not writable."""

@@ -1,0 +1,1 @@
+"""Backbones, their front ends, and the weights that belong to them."""

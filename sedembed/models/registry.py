@@ -1,0 +1,156 @@
+"""One frozen record per published weight: where it is, what it expects, what it reached."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+
+from sedembed.errors import ModelNotFoundError
+
+__all__ = ["ModelRecord", "describe_model", "list_models"]
+
+
+@dataclass(frozen=True)
+class ModelRecord:
+    """What is known about a weight before it is opened.
+
+    Attributes
+    ----------
+    name : str
+        Registered name, name of the directory, or "org/repo".
+    version : str
+        Changes whenever vectors change. "local-" or "hub-" and the start of the sha256 for weights that are not
+        registered.
+    architecture : str
+        Network that the weight belongs to.
+    source : str
+        "package:NAME" (inside the wheel), "hf://org/repo" or "local".
+    revision : str
+        Commit of a hub repository; empty for other sources.
+    sha256 : str
+        Of `model.safetensors`, 64 hexadecimal digits.
+    bytes : int
+        Size of `model.safetensors`.
+    sample_rate : int
+        Hz that the network expects.
+    embedding_size : int
+        Numbers per embedding.
+    frame_rate : float
+        Frame embeddings per second.
+    classes : int
+        Sound events that the network tags.
+    parameters : int
+        Trainable numbers in the network.
+    min_samples : int
+        Shortest input in samples; shorter clips are zero-padded to it.
+    licence : str
+        Of the weight, not of the code.
+    paper : str
+        Reference for the architecture.
+    provenance : str
+        Who trained it on what.
+    metrics : mapping of str to float
+        Measured figures of this very file.
+    """
+
+    name: str
+    version: str
+    architecture: str
+    source: str
+    revision: str
+    sha256: str
+    bytes: int
+    sample_rate: int
+    embedding_size: int
+    frame_rate: float
+    classes: int
+    parameters: int
+    min_samples: int
+    licence: str
+    paper: str
+    provenance: str
+    metrics: Mapping[str, float]
+
+
+_RECORDS: Mapping[str, ModelRecord] = MappingProxyType(
+    {
+        "talnet": ModelRecord(
+            name="talnet",
+            version="1",
+            architecture="talnet",
+            source="package:talnet",
+            revision="",
+            sha256="",
+            bytes=0,
+            sample_rate=16_000,
+            embedding_size=1024,
+            frame_rate=10.0,
+            classes=527,
+            parameters=9_980_527,
+            min_samples=1200,
+            licence="Apache-2.0",
+            paper=(
+                "A. Kumar, Y. Wang, V. K. Ithapu, C. Fuegen: Do sound event representations generalize to other audio "
+                "tasks? A case study in audio transfer learning. 2021. Network: Y. Wang: Polyphonic sound event "
+                "detection with weak labeling. PhD thesis, Carnegie Mellon University, 2018."
+            ),
+            provenance=(
+                "The architecture of TALNet with weights trained by the sedembed project; the authors' own checkpoint "
+                "is no longer offered anywhere, and a copy of it can be converted with `sedembed convert`."
+            ),
+            metrics=MappingProxyType({}),
+        ),
+    }
+)
+
+
+def list_models() -> list[str]:
+    """Names that `load_model` takes without a path, sorted.
+
+    Returns
+    -------
+    list of str
+        Registered names.
+
+    Examples
+    --------
+    >>> "talnet" in list_models()
+    True
+    """
+    return sorted(_RECORDS)
+
+
+def describe_model(name: str) -> ModelRecord:
+    """Record of a registered model: sizes, rates, licence, provenance, sha256, measured figures.
+
+    Parameters
+    ----------
+    name : str
+        One of `list_models()`.
+
+    Returns
+    -------
+    ModelRecord
+        The frozen record; nothing is opened or fetched.
+
+    Raises
+    ------
+    ModelNotFoundError
+        If no model of that name is registered.
+
+    Examples
+    --------
+    >>> describe_model("talnet").embedding_size
+    1024
+    """
+    try:
+        return _RECORDS[name]
+    except KeyError:
+        close = difflib.get_close_matches(name.lower(), _RECORDS, n=1)
+        hint = f" Did you mean {close[0]!r}?" if close else ""
+        raise ModelNotFoundError(
+            f"No model is called {name!r}.{hint} Registered: {', '.join(list_models())}. "
+            "Other weights load from a directory, a .safetensors file or hf://org/repo[@revision]."
+        ) from None

@@ -1,0 +1,143 @@
+"""Windows: how a recording of any length becomes pieces of bounded length, and how their results become one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["WINDOW_SECONDS", "ClipSum", "WindowResult", "iter_windows", "plan_batches"]
+
+WINDOW_SECONDS = 60.0
+
+
+def iter_windows(blocks: Iterable[NDArray[np.float32]], size: int, minimum: int) -> Iterator[NDArray[np.float32]]:
+    """Cut a stream of samples into windows.
+
+    Parameters
+    ----------
+    blocks : iterable of ndarray of float32, shape (any,)
+        Consecutive samples in blocks of any length.
+    size : int
+        Length of a window in samples.
+    minimum : int
+        Shortest input of the network in samples. A shorter remainder joins the window before it; a shorter clip is
+        padded with zeros.
+
+    Yields
+    ------
+    ndarray of float32, shape (between minimum and size + minimum - 1,)
+        The same windows whatever the lengths of the blocks; none for a stream without samples.
+    """
+    pending: list[NDArray[np.float32]] = []
+    held = 0
+    first = True
+    for block in blocks:
+        pending.append(block)
+        held += len(block)
+        # A full window waits until what follows it is known to be long enough for a window of its own.
+        while held >= size + minimum:
+            joined = np.concatenate(pending)
+            yield joined[:size]
+            first = False
+            pending, held = [joined[size:]], held - size
+    if held == 0:
+        return
+    rest = np.concatenate(pending)
+    if first and held < minimum:
+        rest = np.pad(rest, (0, minimum - held))
+    yield rest
+
+
+@dataclass(frozen=True)
+class WindowResult:
+    """What the network gave for one window.
+
+    Attributes
+    ----------
+    frames : ndarray of float32, shape (frames, embedding size)
+        Frame embeddings.
+    pool_terms : tuple of two ndarray of float64, shape (classes,), or None
+        Numerator and denominator of the pooled probabilities, where they were asked for.
+    """
+
+    frames: NDArray[np.float32]
+    pool_terms: tuple[NDArray[np.float64], NDArray[np.float64]] | None = None
+
+
+@dataclass
+class ClipSum:
+    """Adds up the windows of one clip; the order of windows does not matter.
+
+    Attributes
+    ----------
+    maximum : bool
+        Whether the numerators are maxima (max pooling) rather than sums.
+    """
+
+    maximum: bool = False
+    frames: int = 0
+    _sum: NDArray[np.float64] | None = field(default=None, repr=False)
+    _terms: tuple[NDArray[np.float64], NDArray[np.float64]] | None = field(default=None, repr=False)
+
+    def add(self, window: WindowResult) -> None:
+        """Take one more window in."""
+        total = window.frames.sum(0, dtype=np.float64)
+        self._sum = total if self._sum is None else self._sum + total
+        self.frames += len(window.frames)
+        if window.pool_terms is not None:
+            numerator, denominator = window.pool_terms
+            if self._terms is None:
+                self._terms = (numerator, denominator)
+            elif self.maximum:
+                self._terms = (np.maximum(self._terms[0], numerator), denominator)
+            else:
+                self._terms = (self._terms[0] + numerator, self._terms[1] + denominator)
+
+    @property
+    def embedding(self) -> NDArray[np.float32]:
+        """Mean over all frames of all windows, shape (embedding size,)."""
+        if self._sum is None:
+            raise ValueError("a clip without windows has no embedding; add a window first")
+        return (self._sum / self.frames).astype(np.float32)
+
+    @property
+    def probabilities(self) -> NDArray[np.float32]:
+        """Pooled over all frames of all windows, shape (classes,)."""
+        if self._terms is None:
+            raise ValueError("no probabilities were asked of the network for this clip")
+        return (self._terms[0] / self._terms[1]).astype(np.float32)
+
+
+def plan_batches(lengths: Sequence[int], max_items: int, max_frames: int, max_padding: float = 0.2) -> list[list[int]]:
+    """Group windows of similar length.
+
+    Parameters
+    ----------
+    lengths : sequence of int
+        Feature frames of each window.
+    max_items, max_frames : int
+        Most windows, and most frames including padding, of one batch; a single window may be longer.
+    max_padding : float
+        Greatest share of a window's padded length that may be padding.
+
+    Returns
+    -------
+    list of list of int
+        Indices into `lengths`; every index once, longest batch first.
+    """
+    batches: list[list[int]] = []
+    for index in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
+        batch = batches[-1] if batches else None
+        if (
+            batch is None
+            or len(batch) >= max_items
+            or (len(batch) + 1) * lengths[batch[0]] > max_frames
+            or lengths[index] < (1.0 - max_padding) * lengths[batch[0]]
+        ):
+            batches.append([index])
+        else:
+            batch.append(index)
+    return batches
