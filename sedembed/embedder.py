@@ -90,7 +90,7 @@ class Embedder:
             for name, module in self._network.named_children():
                 if name.startswith("conv"):
                     module.bfloat16()
-        self._network.to(device=self._device, memory_format=torch.channels_last)
+        self._network.to(device=self._device, memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def __repr__(self) -> str:
         return f"Embedder({self._record.name!r}, device={str(self._device)!r}, precision={self._precision!r})"
@@ -257,10 +257,13 @@ class Embedder:
         with torch.inference_mode():
             return self._network.features(torch.from_numpy(window))
 
-    def _run(self, features: Sequence[torch.Tensor], probabilities: bool = False) -> list[WindowResult]:
+    def _run(
+        self, features: Sequence[torch.Tensor], probabilities: bool = False, max_items: int = MAX_BATCH
+    ) -> list[WindowResult]:
         """Run windows through the network in batches of similar length; results in the order given."""
         results: list[WindowResult | None] = [None] * len(features)
-        for batch in plan_batches([len(item) for item in features], MAX_BATCH, MAX_BATCH_FRAMES):
+        max_frames = MAX_BATCH_FRAMES * max_items // MAX_BATCH
+        for batch in plan_batches([len(item) for item in features], max_items, max_frames):
             for index, result in zip(batch, self._run_batch([features[i] for i in batch], probabilities), strict=True):
                 results[index] = result
         return [result for result in results if result is not None]
@@ -290,8 +293,8 @@ class Embedder:
         if isinstance(clip, (str, os.PathLike)):
             if sample_rate is not None:
                 raise InvalidWaveformError(
-                    f"sample_rate={sample_rate} was given with the path {os.fspath(clip)!r}; a file knows its own rate: "
-                    "leave sample_rate out"
+                    f"sample_rate={sample_rate} was given with the path {os.fspath(clip)!r}; a file knows its own "
+                    "rate: leave sample_rate out"
                 )
             with AudioReader(Path(clip), sample_rate=self.sample_rate) as reader:
                 yield from iter_windows(reader.blocks(), *self._window_sizes)

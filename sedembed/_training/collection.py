@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -41,7 +40,7 @@ class Collection:
     held_out: NDArray[np.bool_]
 
     def waveform(self, index: int) -> NDArray[np.float32]:
-        """Recording `index` as float32 in [-1, 1]."""
+        """Return recording `index` as float32 in [-1, 1]."""
         return self.samples[self.starts[index] : self.starts[index + 1]].astype(np.float32) / 32768.0
 
 
@@ -80,7 +79,7 @@ def _decode(audio: Path, files: list[str], samples_path: Path, index_path: Path)
     starts = np.concatenate(([0], np.cumsum([len(part) for part in parts])))
     temporary = samples_path.with_suffix(".tmp.npy")
     np.save(temporary, np.concatenate(parts))
-    os.replace(temporary, samples_path)
+    temporary.replace(samples_path)
     index_path.write_text(json.dumps({"files": files, "starts": starts.tolist()}))
 
 
@@ -95,7 +94,7 @@ class CropSettings:
 
 
 def draw_crop(collection: Collection, index: int, length: int, rng: np.random.Generator) -> NDArray[np.float32]:
-    """Random crop of a recording; one shorter than `length` is repeated and rolled."""
+    """Draw a crop of a recording; one shorter than `length` is repeated and rolled."""
     waveform = collection.waveform(index)
     if len(waveform) > length:
         start = int(rng.integers(len(waveform) - length + 1))
@@ -104,11 +103,13 @@ def draw_crop(collection: Collection, index: int, length: int, rng: np.random.Ge
 
 
 def draw_mixture(
-    collection: Collection, weights: NDArray[np.float64], settings: CropSettings, rng: np.random.Generator
+    collection: Collection, cumulative: NDArray[np.float64], settings: CropSettings, rng: np.random.Generator
 ) -> NDArray[np.float32]:
-    """One training waveform: a crop, often with a second one at a random relative level, at a random gain."""
+    """Draw a training waveform: a crop, often with a second one at a random relative level, at a random gain.
+
+    `cumulative` are cumulated sampling weights, one a recording.
+    """
     length = round(settings.seconds * SAMPLE_RATE)
-    cumulative = weights  # cumulative weights: a draw is one binary search
     first, second = np.searchsorted(cumulative, rng.random(2) * cumulative[-1])
     mixture = draw_crop(collection, int(first), length, rng)
     if rng.random() < settings.mix_probability:
@@ -119,7 +120,7 @@ def draw_mixture(
         # Both sounds stay audible at the level of the first.
         mixture = mixture / np.float32(np.sqrt(1.0 + 10.0 ** (level / 10.0)))
     gain = 10.0 ** (rng.uniform(*settings.gain_db) / 20.0)
-    return np.clip(mixture * np.float32(gain), -1.0, 1.0).astype(np.float32)
+    return np.asarray(np.clip(mixture * np.float32(gain), -1.0, 1.0), dtype=np.float32)
 
 
 def _rms(waveform: NDArray[np.float32]) -> float:
@@ -129,7 +130,7 @@ def _rms(waveform: NDArray[np.float32]) -> float:
 def spec_augment_bounds(
     frames: int, bins: int, max_frames: int, max_bins: int, rng: np.random.Generator
 ) -> tuple[slice, slice]:
-    """One time interval and one frequency band with uniform widths up to the given ones (SpecAugment)."""
+    """Draw one time interval and one frequency band with uniform widths up to the given ones (SpecAugment)."""
     width, height = int(rng.integers(max_frames + 1)), int(rng.integers(max_bins + 1))
     start, low = int(rng.integers(frames - width + 1)), int(rng.integers(bins - height + 1))
     return slice(start, start + width), slice(low, low + height)

@@ -8,7 +8,6 @@ from __future__ import annotations
 import argparse
 import copy
 import csv
-import hashlib
 import json
 import logging
 import math
@@ -35,7 +34,7 @@ from sedembed._training.collection import (
     spec_augment_bounds,
 )
 from sedembed._training.muon import Muon
-from sedembed._training.teacher import TEACHER_SAMPLE_RATE, Teacher, load_teacher
+from sedembed._training.teacher import TEACHER_SAMPLE_RATE, load_teacher
 from sedembed._training.winograd import use_winograd
 from sedembed.models.frontend import FRAME_RATE, N_MELS, log_mel
 from sedembed.models.talnet import TALNet, TALNetConfig
@@ -132,9 +131,10 @@ class Trainer:
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
         nn.init.constant_(network.fc_prob.bias, config.output_bias)
+        network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         if config.winograd:
             use_winograd(network)
-        self.student = Student(network.to(memory_format=torch.channels_last), self.teacher.embedding_size)
+        self.student = Student(network, self.teacher.embedding_size)
         self.average = copy.deepcopy(self.student).requires_grad_(False)
         self.optimizers = _optimizers(self.student, config)
         self.step = 0
@@ -248,8 +248,8 @@ class Trainer:
         loss = config.bce_scale * bce + config.embedding_weight * mse
         if not torch.isfinite(loss):
             raise FloatingPointError(
-                f"the loss became {loss.item()} at step {self.step}; the last good state is {self.out / 'checkpoint.pt'}; "
-                "continue from it with a lower learning rate"
+                f"the loss became {loss.item()} at step {self.step}; the last good state is in "
+                f"{self.out / 'checkpoint.pt'}; continue from it with a lower learning rate"
             )
         loss.backward()
         nn.utils.clip_grad_norm_(self.student.parameters(), config.gradient_norm)
@@ -305,7 +305,7 @@ class Trainer:
             torch.save(state, stream)
             stream.flush()
             os.fsync(stream.fileno())
-        os.replace(temporary, path)
+        temporary.replace(path)
 
     def _load(self, path: Path) -> None:
         state = torch.load(path, map_location="cpu", weights_only=True)
@@ -336,8 +336,9 @@ def _sampling_weights(logits: NDArray[np.float16], collection: Collection) -> ND
 
 
 def _optimizers(student: Student, config: DistillConfig) -> list[torch.optim.Optimizer]:
-    matrices, rest = [], []
-    for name, parameter in student.named_parameters():
+    matrices: list[nn.Parameter] = []
+    rest: list[nn.Parameter] = []
+    for parameter in student.parameters():
         inner = parameter.ndim == 4 and parameter.shape[1] > 1
         (matrices if inner and config.optimizer == "muon" else rest).append(parameter)
     decayed = [p for p in rest if p.ndim >= 2]

@@ -20,7 +20,7 @@ def orthogonalise(matrix: torch.Tensor, iterations: int = 5) -> torch.Tensor:
     matrix : torch.Tensor, shape (rows, columns)
         Any matrix but zero.
     iterations : int
-        Five bring singular values above a thousandth of the norm to between 0.7 and 1.2.
+        Five bring singular values above a 250th of the norm to between 0.6 and 1.3.
 
     Returns
     -------
@@ -38,7 +38,8 @@ def orthogonalise(matrix: torch.Tensor, iterations: int = 5) -> torch.Tensor:
         product = polynomial @ product
         if last:
             gram = polynomial @ gram @ polynomial
-    return product @ x
+    result: torch.Tensor = product @ x
+    return result
 
 
 class Muon(torch.optim.Optimizer):

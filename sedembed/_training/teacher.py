@@ -62,6 +62,12 @@ class _ConvNorm(nn.Sequential):
             layers.append(activation())
         super().__init__(*layers)
 
+    def fold(self) -> None:
+        """Let the convolution do what the batch normalisation does."""
+        convolution, norm = self[0], self[1]
+        if isinstance(convolution, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
+            self[0], self[1] = nn.utils.fusion.fuse_conv_bn_eval(convolution, norm), nn.Identity()
+
 
 class _Excitation(nn.Module):
     def __init__(self, channels: int, squeezed: int) -> None:
@@ -114,6 +120,9 @@ class TeacherOutput(NamedTuple):
 
 class Teacher(nn.Module):
     """MobileNetV3-large of width 0.4 on 128 mel bins; classes in the order of `class_labels_indices.csv`."""
+
+    _window: torch.Tensor
+    _filters: torch.Tensor
 
     def __init__(self, width: float = 0.4, classes: int = 527) -> None:
         super().__init__()
@@ -180,6 +189,6 @@ def load_teacher(path: str | Path) -> Teacher:
     teacher.eval().requires_grad_(False)
     for module in list(teacher.modules()):
         if isinstance(module, _ConvNorm):
-            module[0] = nn.utils.fusion.fuse_conv_bn_eval(module[0], module[1])
-            module[1] = nn.Identity()
-    return teacher.to(memory_format=torch.channels_last)
+            module.fold()
+    teacher.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return teacher

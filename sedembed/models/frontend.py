@@ -59,8 +59,8 @@ def mel_filterbank(
         The filters; each triangle is scaled by 2 / (upper edge - lower edge).
     """
     top = sample_rate / 2.0 if f_max is None else f_max
-    mel_edges = np.linspace(*_hz_to_mel(np.array([f_min, top])), n_mels + 2)
-    edges = _mel_to_hz(mel_edges)[:, None]
+    low, high = _hz_to_mel(np.array([f_min, top]))
+    edges = _mel_to_hz(np.linspace(low, high, n_mels + 2))[:, None]
     bins = np.linspace(0.0, sample_rate / 2.0, n_fft // 2 + 1)[None, :]
     rising = (bins - edges[:-2]) / (edges[1:-1] - edges[:-2])
     falling = (edges[2:] - bins) / (edges[2:] - edges[1:-1])
@@ -76,7 +76,7 @@ def _constants(device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def frame_count(samples: int) -> int:
-    """Number of feature frames of a window of `samples` samples: one per 25 ms; the authors keep 400 of 10 s."""
+    """Count the feature frames of a window of `samples` samples: one per 25 ms; the authors keep 400 of 10 s."""
     return 400 if samples == TEN_SECONDS else 1 + samples // HOP_LENGTH
 
 

@@ -121,6 +121,10 @@ class TALNet(nn.Module):
         self.register_buffer("std", torch.tensor(config.std, dtype=torch.float32), persistent=False)
         self._initialise()
 
+    @property
+    def _convolution_dtype(self) -> torch.dtype:
+        return next(self.parameters()).dtype
+
     def _initialise(self) -> None:
         for name, parameter in self.named_parameters():
             if ".bn." in name:
@@ -158,7 +162,7 @@ class TALNet(nn.Module):
 
     def forward_normalised(self, x: torch.Tensor, lengths: torch.Tensor | None = None) -> TALNetOutput:
         """`forward` for features that are normalised (and, in training, masked) already."""
-        x = x[:, None].to(self.get_submodule("conv1.conv").weight.dtype)
+        x = x[:, None].to(self._convolution_dtype)
         if lengths is not None:
             x = _blank_beyond(x, lengths)
         for i in range(1, 11):

@@ -1,0 +1,10 @@
+"""``python -m sedembed`` is the command ``sedembed``."""
+
+from __future__ import annotations
+
+import sys
+
+from sedembed.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main())

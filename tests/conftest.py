@@ -1,0 +1,75 @@
+"""An untrained network that behaves like a trained one: same shapes, embeddings that differ from sound to sound."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import zlib
+from collections.abc import Callable, Mapping
+from importlib.resources import files
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+from sedembed.embedder import Embedder, load_model
+from sedembed.models.talnet import TALNet, TALNetConfig
+from sedembed.models.weights import save_pretrained
+
+
+@pytest.fixture(scope="session")
+def untrained_model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    normalizer = json.loads((files("sedembed") / "models" / "talnet_normalizer.json").read_text())
+    config = TALNetConfig(mean=tuple(normalizer["mu"]), std=tuple(normalizer["sigma"]))
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        network = TALNet(config)
+        for module in network.modules():
+            if isinstance(module, torch.nn.BatchNorm2d):
+                module.momentum = 1.0
+        # Batch statistics of some sound: with the initial ones, all sounds would come out nearly the same.
+        with torch.no_grad():
+            network(torch.tensor(config.mean) + torch.tensor(config.std) * torch.randn(8, 1, 64).expand(-1, 40, -1))
+    return save_pretrained(network.eval(), tmp_path_factory.mktemp("models") / "untrained")
+
+
+@pytest.fixture(scope="session")
+def untrained_embedder(untrained_model_dir: Path) -> Embedder:
+    return load_model(untrained_model_dir, device="cpu")
+
+
+@pytest.fixture(scope="session")
+def write_sounds() -> Callable[..., Path]:
+    """Function that fills a folder with tones in noise, each file with its own: {name: seconds}."""
+
+    def write(folder: Path, sounds: Mapping[str, float], rate: int = 16_000, channels: int = 1) -> Path:
+        for name, seconds in sounds.items():
+            rng = np.random.default_rng(zlib.crc32(name.encode()))
+            samples = max(1, round(seconds * rate))
+            tone = np.sin(2 * np.pi * rng.uniform(100, 4000) / rate * np.arange(samples))
+            wave = 0.3 * tone[:, None] + rng.uniform(0.01, 0.2) * rng.standard_normal((samples, channels))
+            file = folder / name
+            file.parent.mkdir(parents=True, exist_ok=True)
+            soundfile.write(file, wave.clip(-1, 1), rate)
+        return folder
+
+    return write
+
+
+@pytest.fixture(scope="session")
+def start_process() -> Callable[..., BaseProcess]:
+    """Function that runs a program in a process of its own, torch already imported: (program, **its variables)."""
+    if "forkserver" not in multiprocessing.get_all_start_methods():
+        pytest.skip("processes that can be killed cheaply need a fork server")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["sedembed.folder"])
+
+    def start(program: str, **variables: object) -> BaseProcess:
+        process = context.Process(target=exec, args=(program, variables))
+        process.start()
+        return process
+
+    return start

@@ -1,0 +1,263 @@
+"""The training: its parts against references, and a tiny run that falls, stops, continues and repeats."""
+
+from __future__ import annotations
+
+import csv
+import json
+from importlib.resources import files
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import soxr
+import torch
+from safetensors.torch import save_file
+
+from sedembed._training.collection import CropSettings, draw_crop, draw_mixture, open_collection, spec_augment_bounds
+from sedembed._training.distill import DistillConfig, Trainer
+from sedembed._training.muon import Muon, orthogonalise
+from sedembed._training.teacher import Teacher, load_teacher
+from sedembed._training.winograd import WinogradConv2d, use_winograd
+
+SHARED = Path(__file__).parents[2] / "shared" / "data"
+NORMALIZER = Path(str(files("sedembed") / "models" / "talnet_normalizer.json"))
+
+
+class TestWinograd:
+    @pytest.mark.parametrize("shape", [(2, 5, 8, 4), (1, 3, 9, 7), (3, 4, 1, 1), (2, 2, 50, 2)])
+    def test_equals_the_direct_sum_in_both_directions(self, shape):
+        torch.manual_seed(0)
+        batch, channels, time, bins = shape
+        direct = torch.nn.Conv2d(channels, 6, 3, padding=1)
+        fast = WinogradConv2d(channels, 6, 3, padding=1)
+        fast.load_state_dict(direct.state_dict())
+        results = []
+        for module in (direct, fast):
+            x = torch.linspace(-1, 1, batch * channels * time * bins).sin().view(shape).requires_grad_()
+            y = module(x)
+            (y * torch.arange(y.numel()).view(y.shape).cos()).sum().backward()
+            results.append((y, x.grad, module.weight.grad, module.bias.grad))
+        for a, b in zip(*results, strict=True):
+            torch.testing.assert_close(a, b, atol=3e-5, rtol=3e-5)
+
+    def test_only_wide_3x3_convolutions_change(self):
+        layers = [torch.nn.Conv2d(1, 64, 3), torch.nn.Conv2d(64, 128, 1), torch.nn.Conv2d(8, 128, 3)]
+        network = use_winograd(torch.nn.Sequential(*layers))
+        assert [type(layer).__name__ for layer in network] == ["Conv2d", "Conv2d", "WinogradConv2d"]
+
+
+class TestMuon:
+    @pytest.mark.parametrize("shape", [(16, 40), (40, 16), (24, 24)])
+    def test_singular_values_come_near_one_and_vectors_stay(self, shape):
+        matrix = torch.from_numpy(np.random.default_rng(0).normal(size=shape)).float()
+        result = orthogonalise(matrix)
+        values = torch.linalg.svdvals(result)
+        # A direction with less than a 250th of the norm needs more than five iterations.
+        within_reach = torch.linalg.svdvals(matrix / matrix.norm()) > 1 / 250
+        assert within_reach.sum() >= len(values) - 1
+        assert 0.6 < values[within_reach].min() <= values.max() < 1.3
+        u, _, v = torch.linalg.svd(matrix, full_matrices=False)
+        rotated = u.T @ result @ v.T
+        assert (rotated - torch.diag(rotated.diag())).abs().max() < 1e-3
+
+    def test_step_has_the_stated_size_and_descends(self):
+        torch.manual_seed(0)
+        kernel = torch.nn.Parameter(torch.randn(8, 4, 3, 3))
+        target = torch.randn_like(kernel)
+        optimizer = Muon([kernel], lr=0.1)
+        before = kernel.detach().clone()
+        for step in range(60):
+            loss = (kernel - target).square().sum()
+            optimizer.zero_grad()
+            loss.backward()
+            if step == 0:
+                first = loss.item()
+            optimizer.step()
+            if step == 0:
+                size = (kernel - before).square().mean().sqrt().item()
+                assert size == pytest.approx(0.2 * 0.1, rel=0.2)
+        assert loss.item() < 0.3 * first
+
+
+class TestTeacher:
+    @pytest.mark.shared
+    def test_golden_outputs(self):
+        folder = SHARED / "open-audio" / "teacher"
+        if not folder.exists():
+            pytest.skip("the teacher's weights are not beside the repository")
+        teacher, golden = load_teacher(folder / "mn04_as.safetensors"), np.load(folder / "golden.npz")
+        noises = iter(golden["noise"])
+        for i, name in enumerate(golden["files"]):
+            if name == "noise":
+                waveform = next(noises)
+            else:
+                waveform = np.resize(soundfile.read(SHARED / "esc50" / "audio" / name, dtype="float32")[0], 160_000)
+            up = torch.from_numpy(soxr.resample(waveform, 16_000, 32_000, quality="HQ"))[None]
+            mel = teacher.log_mel(up)
+            output = teacher.classify(mel)
+            np.testing.assert_allclose(mel[0, 0, :, ::50], golden["mel"][i], atol=1e-4)
+            np.testing.assert_allclose(output.logits[0], golden["logits"][i], atol=1e-3)
+            np.testing.assert_allclose(output.embeddings[0], golden["embeddings"][i], atol=1e-4)
+
+    def test_parameters(self):
+        assert sum(p.numel() for p in Teacher().parameters()) == 983_599
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> Path:
+    """A training set of six recordings in three collections, with an untrained teacher."""
+    folder = tmp_path_factory.mktemp("data")
+    rng = np.random.default_rng(0)
+    rows = []
+    for i, name in enumerate(["a/0", "a/1", "b/0", "b/1", "b/2", "c/0"]):
+        seconds = (0.5, 1.5, 2.0, 1.2, 3.0, 1.0)[i]
+        t = np.arange(round(16_000 * seconds)) / 16_000
+        wave = 0.3 * np.sin(2 * np.pi * 200 * (i + 1) * t) + rng.normal(0, 0.02, len(t))
+        path = folder / "audio" / f"{name}.ogg"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        soundfile.write(path, wave, 16_000)
+        rows.append({"file": f"{name}.ogg", "collection": name[0], "seconds": seconds, "how": "cut"})
+    with (folder / "segments.csv").open("w", newline="") as stream:
+        writer = csv.DictWriter(stream, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+    torch.manual_seed(0)
+    teacher = Teacher()
+    (folder / "teacher").mkdir()
+    save_file(teacher.state_dict(), folder / "teacher" / "mn04_as.safetensors")
+    logits = rng.normal(-4, 2, (6, 527)).astype(np.float16)
+    np.savez(folder / "teacher.npz", logits=logits, embeddings=rng.normal(size=(6, 384)).astype(np.float16))
+    return folder
+
+
+TINY = {
+    "steps": 4,
+    "batch_size": 2,
+    "seconds": 1.0,
+    "held_out_share": 0.2,
+    "validate_every": 10,
+    "checkpoint_every": 2,
+    "warmup_steps": 1,
+    "optimizer": "muon",
+}
+
+
+def trainer(data: Path, out: Path, **settings: object) -> Trainer:
+    return Trainer(DistillConfig(**{**TINY, **settings}), data, out, NORMALIZER, data / "cache")
+
+
+class TestCollection:
+    def test_recordings_and_held_out_part(self, data):
+        collection = open_collection(data, data / "cache", 0.2)
+        assert len(collection.waveform(4)) == 48_000
+        kept = {name.split("/")[0] for name, out in zip(collection.files, collection.held_out, strict=True) if not out}
+        gone = {name.split("/")[0] for name, out in zip(collection.files, collection.held_out, strict=True) if out}
+        assert not kept & gone
+
+    def test_crops(self, data):
+        collection = open_collection(data, data / "cache", 0.0)
+        rng = np.random.default_rng(0)
+        short = draw_crop(collection, 0, 16_000, rng)  # half a second, repeated and rolled
+        np.testing.assert_array_equal(np.sort(short), np.sort(np.tile(collection.waveform(0), 2)))
+        long = draw_crop(collection, 4, 16_000, rng)
+        whole = collection.waveform(4)
+        assert any(np.array_equal(long, whole[i : i + 16_000]) for i in range(32_001))
+
+    def test_mixtures(self, data):
+        collection = open_collection(data, data / "cache", 0.0)
+        weights = np.cumsum([0, 0, 0, 0, 1.0, 0])  # one recording only
+        rng = np.random.default_rng(0)
+        plain = draw_mixture(collection, weights, CropSettings(1.0, 0.0, 10.0, (0.0, 0.0)), rng)
+        assert plain.shape == (16_000,)
+        assert plain.dtype == np.float32
+        quiet = draw_mixture(collection, weights, CropSettings(1.0, 0.0, 10.0, (-20.0, -20.0)), rng)
+        assert np.std(quiet) == pytest.approx(np.std(plain) / 10, rel=0.05)
+        mixed = draw_mixture(collection, weights, CropSettings(1.0, 1.0, 0.0, (0.0, 0.0)), rng)
+        # Two parts of equal level at half the power each: the level of one, but for what they have in common.
+        assert np.std(mixed) == pytest.approx(np.std(plain), rel=0.5)
+
+    def test_spec_augment_widths(self):
+        rng = np.random.default_rng(0)
+        bounds = [spec_augment_bounds(400, 64, 80, 16, rng) for _ in range(4000)]
+        times = np.array([part.stop - part.start for part, _ in bounds])
+        bands = np.array([band.stop - band.start for _, band in bounds])
+        assert (times.min(), times.max(), bands.min(), bands.max()) == (0, 80, 0, 16)
+        assert times.mean() == pytest.approx(40, abs=2)
+        assert bands.mean() == pytest.approx(8, abs=0.5)
+        assert max(part.stop for part, _ in bounds) <= 400
+        assert max(band.stop for _, band in bounds) <= 64
+
+
+class TestRun:
+    def test_resume_is_bit_equal(self, data, tmp_path, monkeypatch):
+        trainer(data, tmp_path / "whole").run()
+        update = Trainer._update
+
+        def killed_at_three(self, batch):
+            if self.step == 3:
+                raise KeyboardInterrupt
+            return update(self, batch)
+
+        monkeypatch.setattr(Trainer, "_update", killed_at_three)
+        with pytest.raises(KeyboardInterrupt):
+            trainer(data, tmp_path / "parts").run()
+        monkeypatch.undo()
+        resumed = trainer(data, tmp_path / "parts")
+        assert resumed.step == 2
+        resumed.run()
+        states = [torch.load(tmp_path / name / "talnet.pt", weights_only=True)["model"] for name in ("whole", "parts")]
+        for key in states[0]:
+            assert torch.equal(states[0][key], states[1][key]), key
+
+    def test_overfits_one_batch(self, data, tmp_path):
+        run = trainer(data, tmp_path, steps=40, warmup_steps=5)
+        batch = run.make_batch(0)
+        losses = []
+        for run.step in range(14):
+            losses.append(sum(run._update(batch)))
+        assert losses[-1] < 0.5 * losses[0]
+
+    def test_batches_depend_on_seed_and_step_only(self, data, tmp_path):
+        run = trainer(data, tmp_path)
+        a, b, other = run.make_batch(7), run.make_batch(7), run.make_batch(8)
+        assert torch.equal(a.features, b.features)
+        assert torch.equal(a.targets, b.targets)
+        assert not torch.equal(a.features, other.features)
+
+    def test_other_settings_in_the_same_folder_are_refused(self, data, tmp_path):
+        trainer(data, tmp_path)
+        with pytest.raises(ValueError, match="other settings"):
+            trainer(data, tmp_path, seed=1)
+
+    def test_nan_stops_with_a_message(self, data, tmp_path):
+        run = trainer(data, tmp_path)
+        batch = run.make_batch(0)
+        run.student.to_teacher.weight.data.fill_(float("nan"))
+        with pytest.raises(FloatingPointError, match="last good state"):
+            run._update(batch)
+
+    def test_schedules(self, data, tmp_path):
+        run = trainer(data, tmp_path / "cosine", steps=100, warmup_steps=10)
+        scales = []
+        for run.step in (0, 9, 50, 99):
+            scales.append(run._learning_scale())
+        np.testing.assert_allclose(scales, [0.1, 0.980, 0.5, 0.0002], atol=1e-3)
+        run = trainer(data, tmp_path / "plateau", schedule="plateau", plateau_patience=1)
+        for loss in (1.0, 0.9, 0.95, 0.95, 0.95, 0.95):
+            run._plateau(loss)
+        run.step = 50
+        assert run._learning_scale() == pytest.approx(0.8**2)
+
+    def test_log_and_validation(self, data, tmp_path):
+        run = trainer(data, tmp_path, steps=10, validate_every=10, held_out_share=0.5)
+        run.run()
+        with (tmp_path / "log.csv").open() as stream:
+            (row,) = csv.DictReader(stream)
+        assert row["step"] == "10"
+        assert float(row["held_out_kl"]) > 0
+
+    def test_unknown_settings_are_refused(self, tmp_path):
+        (tmp_path / "a.json").write_text(json.dumps({"stepz": 1}))
+        with pytest.raises(ValueError, match="stepz"):
+            DistillConfig.read(tmp_path / "a.json")
