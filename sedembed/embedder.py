@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 from sedembed.audio import AudioReader, as_clips, as_waveform, check_sample_rate, is_several, resample_blocks
 from sedembed.errors import AudioError, InvalidWaveformError
 from sedembed.labels import load_labels
-from sedembed.models.talnet import TALNet, fold_batchnorm
+from sedembed.models.talnet import TALNet, prepare
 from sedembed.models.weights import load_network, resolve
 from sedembed.windows import WINDOW_SECONDS, ClipSum, WindowResult, iter_windows, plan_batches
 
@@ -85,12 +85,7 @@ class Embedder:
         self._labels = (
             load_labels() if network.config.classes == 527 else tuple(map(str, range(network.config.classes)))
         )
-        self._network = fold_batchnorm(network)
-        if precision == "bfloat16":
-            for name, module in self._network.named_children():
-                if name.startswith("conv"):
-                    module.bfloat16()
-        self._network.to(device=self._device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self._network = prepare(network, self._device, torch.bfloat16 if precision == "bfloat16" else torch.float32)
 
     def __repr__(self) -> str:
         return f"Embedder({self._record.name!r}, device={str(self._device)!r}, precision={self._precision!r})"

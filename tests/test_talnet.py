@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from sedembed.models.talnet import TALNet, TALNetConfig, fold_batchnorm
+from sedembed.models.talnet import TALNet, TALNetConfig, fold_batchnorm, prepare
 
 NUMBERS = json.loads(files("sedembed").joinpath("models/talnet_normalizer.json").read_text())
 CONFIG = TALNetConfig(mean=tuple(NUMBERS["mu"]), std=tuple(NUMBERS["sigma"]))
@@ -85,12 +85,22 @@ def test_against_float64(network, frames):
     mel = log_mel(frames, seed=frames)
     state = {key: value.double().numpy() for key, value in network.state_dict().items()}
     expected_frames, expected_probabilities = reference_forward(state, mel.numpy())
-    for candidate in (network, fold_batchnorm(network).to(memory_format=torch.channels_last)):
+    for candidate in (network, fold_batchnorm(network), prepare(network, torch.device("cpu"))):
         with torch.inference_mode():
             output = candidate(mel[None])
         assert output.frames.shape == (1, frames // 4, 1024)
         assert relative(output.frames[0], expected_frames) < 1e-4
         assert relative(output.probabilities[0], expected_probabilities) < 1e-4
+
+
+def test_prepared_is_the_same_function(network):
+    mel = log_mel(3, 203, seed=1)
+    with torch.inference_mode():
+        plain, fast = network(mel), prepare(network, torch.device("cpu"))(mel)
+    assert relative(fast.frames, plain.frames.numpy()) < 1e-5
+    assert relative(fast.probabilities, plain.probabilities.numpy()) < 1e-5
+    assert not network.steps_together
+    assert isinstance(network.get_submodule("conv1.bn"), torch.nn.BatchNorm2d)
 
 
 def test_shapes_and_parameters(network):
@@ -108,13 +118,14 @@ def test_probabilities_are_clamped(network):
         assert loud(log_mel(1, 8)).probabilities.max() == torch.tensor(1 - 1e-7)
 
 
-def test_padding_never_reaches_a_valid_frame(network):
+@pytest.mark.parametrize("fast", [False, True])
+def test_padding_never_reaches_a_valid_frame(network, fast):
     lengths = [101, 100, 99, 98, 60, 7, 6, 5, 4]
     clips = [log_mel(n, seed=n) for n in lengths]
     padded = torch.full((len(clips), 101, 64), 1e4)  # what stands in the padding must not matter
     for row, clip in zip(padded, clips, strict=True):
         row[: len(clip)] = clip
-    folded = fold_batchnorm(network).to(memory_format=torch.channels_last)
+    folded = prepare(network, torch.device("cpu")) if fast else fold_batchnorm(network)
     with torch.inference_mode():
         batch = folded(padded, torch.tensor(lengths))
         pooled = folded.pool(batch)

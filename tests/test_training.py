@@ -14,11 +14,12 @@ import soxr
 import torch
 from safetensors.torch import save_file
 
+from sedembed import load_model
 from sedembed._training.collection import CropSettings, draw_crop, draw_mixture, open_collection, spec_augment_bounds
 from sedembed._training.distill import DistillConfig, Trainer
 from sedembed._training.muon import Muon, orthogonalise
 from sedembed._training.teacher import Teacher, load_teacher
-from sedembed._training.winograd import WinogradConv2d, use_winograd
+from sedembed.models.winograd import WinogradConv2d, use_winograd
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"
 NORMALIZER = Path(str(files("sedembed") / "models" / "talnet_normalizer.json"))
@@ -43,7 +44,8 @@ class TestWinograd:
 
     def test_only_wide_3x3_convolutions_change(self):
         layers = [torch.nn.Conv2d(1, 64, 3), torch.nn.Conv2d(64, 128, 1), torch.nn.Conv2d(8, 128, 3)]
-        network = use_winograd(torch.nn.Sequential(*layers))
+        network = torch.nn.Sequential(*layers)
+        use_winograd(network)
         assert [type(layer).__name__ for layer in network] == ["Conv2d", "Conv2d", "WinogradConv2d"]
 
 
@@ -206,9 +208,12 @@ class TestRun:
         resumed = trainer(data, tmp_path / "parts")
         assert resumed.step == 2
         resumed.run()
-        states = [torch.load(tmp_path / name / "talnet.pt", weights_only=True)["model"] for name in ("whole", "parts")]
-        for key in states[0]:
-            assert torch.equal(states[0][key], states[1][key]), key
+        ends = [torch.load(tmp_path / name / "checkpoint.pt", weights_only=True) for name in ("whole", "parts")]
+        for part in ("student", "average"):
+            for key, value in ends[0][part].items():
+                assert torch.equal(value, ends[1][part][key]), key
+        assert ends[0]["step"] == ends[1]["step"] == 4
+        assert load_model(tmp_path / "parts" / "model").embed(np.ones(2000, np.float32)).shape == (1024,)
 
     def test_overfits_one_batch(self, data, tmp_path):
         run = trainer(data, tmp_path, steps=40, warmup_steps=5)

@@ -35,9 +35,10 @@ from sedembed._training.collection import (
 )
 from sedembed._training.muon import Muon
 from sedembed._training.teacher import TEACHER_SAMPLE_RATE, load_teacher
-from sedembed._training.winograd import use_winograd
 from sedembed.models.frontend import FRAME_RATE, N_MELS, log_mel
 from sedembed.models.talnet import TALNet, TALNetConfig
+from sedembed.models.weights import save_pretrained
+from sedembed.models.winograd import use_winograd
 
 __all__ = ["DistillConfig", "Trainer", "main"]
 
@@ -202,7 +203,7 @@ class Trainer:
     # --- the loop -------------------------------------------------------------------------------------------------
 
     def run(self) -> None:
-        """Train to the last step, then write `talnet.pt` for packaging."""
+        """Train to the last step, then write the averaged network as a model directory."""
         config = self.config
         log_path = self.out / "log.csv"
         started, heard = time.monotonic(), 0.0
@@ -231,7 +232,7 @@ class Trainer:
                 logger.info(", ".join(f"{name} {value}" for name, value in row.items() if value))
             if self.step % config.checkpoint_every == 0 or self.step == config.steps:
                 self._save(self.out / "checkpoint.pt")
-        torch.save({"model": self.average.network.state_dict()}, self.out / "talnet.pt")
+        save_pretrained(self.average.network, self.out / "model", dtype=torch.float16)
 
     def _update(self, batch: Batch) -> tuple[float, float]:
         config = self.config

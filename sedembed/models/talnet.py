@@ -11,8 +11,10 @@ from torch import nn
 from torch.nn import functional
 
 from sedembed.models.frontend import FRAME_RATE, SAMPLE_RATE, log_mel
+from sedembed.models.recurrence import bidirectional_gru
+from sedembed.models.winograd import use_winograd
 
-__all__ = ["TALNet", "TALNetConfig", "TALNetOutput", "fold_batchnorm"]
+__all__ = ["TALNet", "TALNetConfig", "TALNetOutput", "fold_batchnorm", "prepare"]
 
 Pooling = Literal["max", "average", "linear", "exponential", "attention"]
 
@@ -106,6 +108,7 @@ class TALNet(nn.Module):
 
     mean: torch.Tensor
     std: torch.Tensor
+    steps_together = False  # set by `prepare`: the recurrence without gradients, faster on a CPU
 
     def __init__(self, config: TALNetConfig) -> None:
         super().__init__()
@@ -177,6 +180,8 @@ class TALNet(nn.Module):
         return TALNetOutput(frames, probabilities, lengths)
 
     def _recur(self, x: torch.Tensor, lengths: torch.Tensor | None) -> torch.Tensor:
+        if self.steps_together:
+            return bidirectional_gru(self.gru, x, lengths)
         if lengths is None:
             return self.gru(x)[0]  # type: ignore[no-any-return]
         packed = nn.utils.rnn.pack_padded_sequence(x, lengths.cpu(), batch_first=True, enforce_sorted=False)
@@ -236,3 +241,33 @@ def fold_batchnorm(network: TALNet) -> TALNet:
             block.conv = nn.utils.fusion.fuse_conv_bn_eval(block.conv, block.bn)
             block.bn = nn.Identity()
     return folded.requires_grad_(False)
+
+
+def prepare(network: TALNet, device: torch.device, convolutions: torch.dtype = torch.float32) -> TALNet:
+    """Copy of a network made ready to embed on a device: the same function, to rounding, and faster.
+
+    Parameters
+    ----------
+    network : TALNet
+        Left unchanged.
+    device : torch.device
+        Where it will run.
+    convolutions : torch.dtype
+        Arithmetic of the convolutions; the recurrent layer stays in float32.
+
+    Returns
+    -------
+    TALNet
+        Batch normalisations folded; on a CPU in float32, wide convolutions by Winograd's algorithm and both directions
+        of the GRU stepping together (measured 1.1e-6 relative).
+    """
+    prepared = fold_batchnorm(network)
+    for block in prepared.children():
+        if isinstance(block, ConvBlock):
+            block.to(convolutions)
+    prepared.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    if device.type == "cpu":
+        prepared.steps_together = True
+        if convolutions == torch.float32:
+            use_winograd(prepared, freeze=True)
+    return prepared

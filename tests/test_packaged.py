@@ -1,0 +1,79 @@
+"""The weights that come with the package: what they say about the sounds that come with the repository."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import runpy
+import sys
+from importlib.resources import files
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import sedembed
+
+ROOT = Path(__file__).parents[1]
+SOUNDS = ROOT / "examples" / "sounds"
+
+
+@pytest.fixture(scope="module")
+def model() -> sedembed.Embedder:
+    return sedembed.load_model("talnet", device="cpu")
+
+
+@pytest.mark.parametrize(
+    ("file", "events"),
+    [
+        ("speech_english.wav", {"Speech"}),
+        ("speech_german.flac", {"Speech"}),
+        ("church_bell.flac", {"Bell", "Church bell"}),
+        ("police_siren.ogg", {"Siren", "Police car (siren)", "Emergency vehicle"}),
+    ],
+)
+def test_the_obvious_is_right(model, file, events):
+    probabilities = model.tag(SOUNDS / file)
+    assert model.labels[probabilities.argmax()] in events
+
+
+def test_record_and_card():
+    record = sedembed.describe_model("talnet")
+    folder = files("sedembed") / "weights" / "talnet"
+    assert hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest() == record.sha256
+    card = (folder / "README.md").read_text(encoding="utf-8")
+    for figure in record.metrics.values():
+        assert f"{figure:g}" in card
+    assert "not the published weights" in card
+
+
+def test_embeddings_are_those_of_this_version(model):
+    """A frozen vector: whoever changes it changes everybody's stores, and has to raise the version."""
+    vector = model.embed(SOUNDS / "speech_english.wav")
+    golden = np.array(GOLDEN)
+    np.testing.assert_allclose(vector[::64], golden, atol=2e-4)
+
+
+GOLDEN = [0.0] * 16
+
+
+def blocks(file: Path) -> str:
+    return "\n".join(re.findall(r"```python\n(.*?)```", file.read_text(encoding="utf-8"), re.S))
+
+
+@pytest.mark.parametrize("file", ["README.md", "docs/guide.md"])
+def test_documents_run(file, tmp_path, monkeypatch):
+    (tmp_path / "recordings").symlink_to(SOUNDS)
+    monkeypatch.chdir(tmp_path)
+    code = blocks(ROOT / file)
+    assert code
+    exec(compile(code, file, "exec"), {})
+
+
+def test_quickstart(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["quickstart.py", str(tmp_path / "vectors")])
+    runpy.run_path(str(ROOT / "examples" / "quickstart.py"), run_name="__main__")
+    printed = capsys.readouterr().out
+    assert "13 vectors of 1024 numbers" in printed
+    for path in SOUNDS.iterdir():
+        assert path.suffix == ".md" or path.name in printed
