@@ -129,8 +129,12 @@ def _tag(options: argparse.Namespace) -> int:
         raise ValueError(f"-k needs a number of events of at least 1, got {options.k}")
     model = _load(options)
     folder = options.path if options.path.is_dir() else options.path.parent
-    paths = list_recordings(options.path) if options.path.is_dir() else [options.path.name]
-    failed = 0
+    paths, failed = [options.path.name], 0
+    if options.path.is_dir():
+        listing = list_recordings(folder)
+        paths, failed = listing.files, len(listing.failures)
+        for path, (error, message) in listing.failures.items():
+            _complain(f"{path}: {error}: {message}")
     for path in paths:
         try:
             probabilities = model.tag(folder / path)
