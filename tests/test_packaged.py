@@ -63,8 +63,6 @@ def test_embeddings_are_those_of_this_version(model):
     np.testing.assert_allclose(model.embed(SOUNDS / "speech_english.wav")[::64], GOLDEN, atol=5e-5)
 
 
-
-
 def blocks(file: Path) -> str:
     return "\n".join(re.findall(r"```python\n(.*?)```", file.read_text(encoding="utf-8"), re.S))
 
