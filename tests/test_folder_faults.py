@@ -236,8 +236,10 @@ class TestHangs:
 
 @contextlib.contextmanager
 def run_python(program: str, *arguments: object) -> Iterator[subprocess.Popen[str]]:
+    # Where the tests run in the background, a shell may have told all below it to ignore Ctrl-C.
+    heeding = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
     process = subprocess.Popen(
-        [sys.executable, "-c", program, *map(str, arguments)],
+        [sys.executable, "-c", heeding + program, *map(str, arguments)],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
