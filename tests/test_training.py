@@ -145,8 +145,8 @@ TINY = {
 }
 
 
-def trainer(data: Path, out: Path, **settings: object) -> Trainer:
-    return Trainer(DistillConfig(**{**TINY, **settings}), data, out, NORMALIZER, data / "cache")
+def trainer(data: Path, out: Path, start: Path | None = None, **settings: object) -> Trainer:
+    return Trainer(DistillConfig(**{**TINY, **settings}), data, out, NORMALIZER, data / "cache", start)
 
 
 class TestCollection:
@@ -215,6 +215,17 @@ class TestRun:
         assert ends[0]["step"] == ends[1]["step"] == 4
         assert load_model(tmp_path / "parts" / "model").embed(np.ones(2000, np.float32)).shape == (1024,)
 
+    def test_a_run_begins_from_the_end_of_another(self, data, tmp_path):
+        trainer(data, tmp_path / "first").run()
+        start = tmp_path / "first" / "checkpoint.pt"
+        second = trainer(data, tmp_path / "second", start, learning_rate=0.5, seed=2)
+        first = torch.load(start, weights_only=True)
+        assert second.step == 0
+        for key, value in second.student.state_dict().items():
+            assert torch.equal(value, first["student"][key]), key
+        assert second.optimizers[0].param_groups[0]["base_lr"] == 0.5
+        assert second.optimizers[0].state_dict()["state"][0]["step"] == 4
+
     def test_overfits_one_batch(self, data, tmp_path):
         run = trainer(data, tmp_path, steps=40, warmup_steps=5)
         batch = run.make_batch(0)
@@ -248,6 +259,14 @@ class TestRun:
         for run.step in (0, 9, 50, 99):
             scales.append(run._learning_scale())
         np.testing.assert_allclose(scales, [0.1, 0.980, 0.5, 0.0002], atol=1e-3)
+        for schedule, expected in (("linear", [0.1, 0.91, 0.5, 0.01]), ("constant", [0.1, 1.0, 1.0, 1.0])):
+            run = trainer(data, tmp_path / schedule, schedule=schedule, steps=100, warmup_steps=10)
+            scales = []
+            for run.step in (0, 9, 50, 99):
+                scales.append(run._learning_scale())
+            np.testing.assert_allclose(scales, expected, atol=1e-12)
+        with pytest.raises(ValueError, match="schedule"):
+            DistillConfig(schedule="cosin")
         run = trainer(data, tmp_path / "plateau", schedule="plateau", plateau_patience=1)
         for loss in (1.0, 0.9, 0.95, 0.95, 0.95, 0.95):
             run._plateau(loss)

@@ -64,7 +64,9 @@ class DistillConfig:
     muon_learning_rate: float = 3e-3
     weight_decay: float = 1e-3
     warmup_steps: int = 200
-    schedule: str = "cosine"  # "cosine" to zero over all steps, or "plateau" on the held-out loss
+    schedule: str = (
+        "cosine"  # "cosine" or "linear" to zero over all steps, "constant", or "plateau" on the held-out loss
+    )
     plateau_factor: float = 0.8
     plateau_patience: int = 3
     gradient_norm: float = 5.0
@@ -87,6 +89,10 @@ class DistillConfig:
         if unknown:
             raise ValueError(f"{path}: unknown settings {sorted(unknown)}; known are {[f.name for f in fields(cls)]}")
         return cls(**values)
+
+    def __post_init__(self) -> None:
+        if self.schedule not in ("cosine", "linear", "constant", "plateau"):
+            raise ValueError(f"schedule must be cosine, linear, constant or plateau, got {self.schedule!r}")
 
 
 @dataclass(frozen=True)
@@ -112,9 +118,15 @@ class Student(nn.Module):
 
 
 class Trainer:
-    """One run in one folder: config, log, checkpoint, result. Calling `run` again continues where it stopped."""
+    """One run in one folder: config, log, checkpoint, result. Calling `run` again continues where it stopped.
 
-    def __init__(self, config: DistillConfig, data: Path, out: Path, normalizer: Path, cache: Path) -> None:
+    A run that begins from the checkpoint of another one (`start`) takes its networks and the state of its optimisers,
+    and counts its own steps: constant runs can follow each other, with one that cools down after any of them.
+    """
+
+    def __init__(
+        self, config: DistillConfig, data: Path, out: Path, normalizer: Path, cache: Path, start: Path | None = None
+    ) -> None:
         self.config, self.out = config, out
         out.mkdir(parents=True, exist_ok=True)
         self._hold_config(out / "config.json")
@@ -144,6 +156,10 @@ class Trainer:
         self._held_out = self._prepare_held_out()
         if (out / "checkpoint.pt").exists():
             self._load(out / "checkpoint.pt")
+            logger.info("continuing at step %d", self.step)
+        elif start is not None:
+            self._load(start)
+            self.step, self.scale, self.best, self.bad = 0, 1.0, math.inf, 0
 
     def _hold_config(self, path: Path) -> None:
         text = json.dumps(asdict(self.config), indent=2) + "\n"
@@ -266,12 +282,16 @@ class Trainer:
     def _learning_scale(self) -> float:
         config = self.config
         warm = min(1.0, (self.step + 1) / max(1, config.warmup_steps))
-        if config.schedule == "plateau":
+        if config.schedule in ("plateau", "constant"):
             return warm * self.scale
         progress = min(1.0, self.step / config.steps)
+        if config.schedule == "linear":
+            return warm * (1.0 - progress)
         return warm * 0.5 * (1.0 + math.cos(math.pi * progress))
 
     def _plateau(self, loss: float) -> None:
+        if self.config.schedule != "plateau":
+            return
         if loss < self.best - 1e-4:
             self.best, self.bad = loss, 0
         else:
@@ -314,9 +334,12 @@ class Trainer:
         self.student.load_state_dict(state["student"])
         self.average.load_state_dict(state["average"])
         for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
+            settings = [(group["base_lr"], group["weight_decay"]) for group in optimizer.param_groups]
             optimizer.load_state_dict(saved)
+            # The rates are the settings', which may differ from those of the run that the state comes from.
+            for group, (rate, decay) in zip(optimizer.param_groups, settings, strict=True):
+                group["base_lr"], group["weight_decay"] = rate, decay
         self.scale, self.best, self.bad = state["plateau"]
-        logger.info("continuing at step %d", self.step)
 
 
 def _clip_bce(probabilities: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
@@ -376,10 +399,11 @@ def main() -> None:
     parser.add_argument("--normalizer", type=Path, required=True, help="JSON file with mu and sigma, 64 numbers each")
     parser.add_argument("--out", type=Path, required=True, help="folder of the run")
     parser.add_argument("--cache", type=Path, required=True, help="folder for the decoded audio")
+    parser.add_argument("--start", type=Path, help="checkpoint.pt of another run to begin from")
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     config = DistillConfig.read(arguments.config)
-    Trainer(config, arguments.data, arguments.out, arguments.normalizer, arguments.cache).run()
+    Trainer(config, arguments.data, arguments.out, arguments.normalizer, arguments.cache, arguments.start).run()
 
 
 if __name__ == "__main__":

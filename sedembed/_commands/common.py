@@ -1,0 +1,62 @@
+"""What the commands share: exit codes, options, messages."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    from sedembed.embedder import Embedder
+
+__all__ = [
+    "GOOD",
+    "INTERRUPTED",
+    "SOME_FAILED",
+    "UNUSABLE",
+    "AddCommand",
+    "add_model",
+    "complain",
+    "load",
+    "print_json",
+]
+
+GOOD, SOME_FAILED, UNUSABLE, INTERRUPTED = 0, 1, 2, 130
+
+Command = Callable[[argparse.Namespace], int]
+
+
+class AddCommand(Protocol):
+    """Function that adds one command: its name, what runs it, and a line of help."""
+
+    def __call__(self, name: str, command: Command, text: str) -> argparse.ArgumentParser:
+        """Return the parser of the command, for its own options."""
+
+
+def add_model(parser: argparse.ArgumentParser) -> None:
+    """Add the options that choose a model."""
+    parser.add_argument("--model", default="talnet", help='name, directory or "hf://org/repo" (default: talnet)')
+    parser.add_argument("--device", help="such as cpu or cuda:0 (default: the first GPU, else the CPU)")
+    parser.add_argument(
+        "--precision", default="float32", choices=["float32", "bfloat16"], help="default: float32, exact"
+    )
+    parser.add_argument("--local-files-only", action="store_true", help="never open a connection")
+
+
+def load(options: argparse.Namespace) -> Embedder:
+    """Load the model that the options of `add_model` name."""
+    from sedembed.embedder import load_model
+
+    return load_model(options.model, options.device, options.precision, local_files_only=options.local_files_only)
+
+
+def print_json(value: Any) -> None:
+    """Print a value as one line of JSON."""
+    print(json.dumps(value, ensure_ascii=False), flush=True)
+
+
+def complain(text: str) -> None:
+    """Print a sentence on stderr."""
+    print(f"sedembed: {text}", file=sys.stderr, flush=True)
