@@ -6,10 +6,12 @@ __all__ = [
     "AudioDecodeError",
     "AudioError",
     "AudioTimeoutError",
+    "DatasetError",
     "DownloadError",
     "InvalidWaveformError",
     "ModelNotFoundError",
     "OfflineError",
+    "ProbeError",
     "SedembedError",
     "StoreError",
     "UnsupportedFormatError",
@@ -59,3 +61,11 @@ class OfflineError(DownloadError):
 
 class StoreError(SedembedError, ValueError):
     """A store that is missing, foreign, of other settings, or not writable."""
+
+
+class DatasetError(SedembedError, ValueError):
+    """A copy of a target task's data that is missing, incomplete or laid out otherwise."""
+
+
+class ProbeError(SedembedError, ValueError):
+    """A probe or labels that are damaged, or do not fit the vectors they are used with."""
