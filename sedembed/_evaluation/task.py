@@ -67,6 +67,7 @@ class Task(ABC):
     licence: ClassVar[str]
     layout: ClassVar[str]  # the expected files, one a line, for error messages and `--list`
     clips: ClassVar[int]  # of the full data set, for `--list`
+    own_outputs: ClassVar[bool] = False  # the labels are the network's own events: score its probabilities, too
 
     @abstractmethod
     def read(self, data: Path) -> Contents:
