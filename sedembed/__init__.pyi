@@ -4,11 +4,13 @@ from sedembed.embedder import embed as embed
 from sedembed.embedder import load_model as load_model
 from sedembed.errors import AudioError as AudioError
 from sedembed.errors import SedembedError as SedembedError
+from sedembed.events import Event as Event
 from sedembed.folder import embed_folder as embed_folder
 from sedembed.models.registry import ModelRecord as ModelRecord
 from sedembed.models.registry import describe_model as describe_model
 from sedembed.models.registry import list_models as list_models
 from sedembed.models.weights import save_pretrained as save_pretrained
+from sedembed.probe import LinearProbe as LinearProbe
 from sedembed.store import EmbeddingStore as EmbeddingStore
 from sedembed.store import open_store as open_store
 

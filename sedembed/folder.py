@@ -13,7 +13,7 @@ import signal
 import threading
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
@@ -30,7 +30,7 @@ from sedembed.shards import FrameRows, StoreWriter
 from sedembed.store import FORMAT_VERSION, EmbeddingStore, open_store
 from sedembed.windows import WINDOW_SECONDS, ClipSum
 
-__all__ = ["Listing", "embed_folder", "list_recordings"]
+__all__ = ["Listing", "embed_files", "embed_folder", "list_recordings"]
 
 logger = logging.getLogger(__name__)
 
@@ -106,11 +106,7 @@ def embed_folder(
     >>> store.vectors.shape, len(store.failures)  # doctest: +SKIP
     ((2000, 1024), 0)
     """
-    for name, value in (("workers", workers), ("batch_size", batch_size)):
-        if value is not None and (not isinstance(value, (int, np.integer)) or value < 1):
-            raise ValueError(f"{name} must be a whole number of at least 1, or None, got {value!r}")
-    if not timeout > 0:
-        raise ValueError(f"timeout must be a positive number of seconds, got {timeout!r}")
+    _check_options(workers, batch_size, timeout)
     folder, out = Path(folder).expanduser(), Path(out).expanduser()
     listing = list_recordings(folder, out)
     if not listing.files and not listing.failures:
@@ -120,11 +116,86 @@ def embed_folder(
             f"{' '.join(sorted(AUDIO_EXTENSIONS))}",
             str(folder),
         )
-    if not isinstance(model, Embedder):
-        model = load_model(model, precision=precision or "float32")
-    elif precision is not None and precision != model.precision:
-        raise ValueError(f"precision={precision!r} was asked for, but the model was loaded with {model.precision!r}")
+    model = _load(model, precision)
     logger.info("%s: %d sound files, %d others ignored", folder, len(listing.files), listing.ignored)
+    return _embed_listing(folder, listing, out, model, frames, workers, batch_size, progress, timeout)
+
+
+def embed_files(
+    folder: str | os.PathLike[str],
+    paths: Iterable[str],
+    out: str | os.PathLike[str],
+    model: str | os.PathLike[str] | Embedder = "talnet",
+    *,
+    frames: bool = False,
+    workers: int | None = None,
+    batch_size: int | None = None,
+    progress: bool | None = None,
+    precision: Precision | None = None,
+    timeout: float = 60.0,
+) -> EmbeddingStore:
+    """Embed the named files of a folder, whatever their suffix, into a store; internal.
+
+    Parameters
+    ----------
+    folder : path
+        Where they are.
+    paths : iterable of str
+        Files relative to `folder`, with forward slashes; one that is named twice is embedded once.
+    out, model, frames, workers, batch_size, progress, precision, timeout
+        As for `embed_folder`, and so is going on after an interruption.
+
+    Returns
+    -------
+    EmbeddingStore
+        Each of `paths` is in its vectors or in its failures, those that do not exist in the latter. Vectors of paths
+        that were named in earlier runs stay; failures of other paths are forgotten.
+
+    Raises
+    ------
+    FileNotFoundError, NotADirectoryError
+        If there is no such folder.
+    StoreError, ValueError, KeyboardInterrupt, ModelNotFoundError, WeightsError, DownloadError
+        As for `embed_folder`.
+    """
+    _check_options(workers, batch_size, timeout)
+    folder, out = Path(folder).expanduser(), Path(out).expanduser()
+    _check_folder(folder)
+    listing = Listing()
+    for path in sorted(set(paths)):
+        listing.add(path)
+    model = _load(model, precision)
+    return _embed_listing(folder, listing, out, model, frames, workers, batch_size, progress, timeout)
+
+
+def _check_options(workers: int | None, batch_size: int | None, timeout: float) -> None:
+    for name, value in (("workers", workers), ("batch_size", batch_size)):
+        if value is not None and (not isinstance(value, (int, np.integer)) or value < 1):
+            raise ValueError(f"{name} must be a whole number of at least 1, or None, got {value!r}")
+    if not timeout > 0:
+        raise ValueError(f"timeout must be a positive number of seconds, got {timeout!r}")
+
+
+def _load(model: str | os.PathLike[str] | Embedder, precision: Precision | None) -> Embedder:
+    if not isinstance(model, Embedder):
+        return load_model(model, precision=precision or "float32")
+    if precision is not None and precision != model.precision:
+        raise ValueError(f"precision={precision!r} was asked for, but the model was loaded with {model.precision!r}")
+    return model
+
+
+def _embed_listing(
+    folder: Path,
+    listing: Listing,
+    out: Path,
+    model: Embedder,
+    frames: bool,
+    workers: int | None,
+    batch_size: int | None,
+    progress: bool | None,
+    timeout: float,
+) -> EmbeddingStore:
+    """Embed what is listed and not yet done; the arguments have been checked."""
     batch_size = MAX_BATCH if batch_size is None else int(batch_size)
     with StoreWriter(out, _describe_run(model, folder, frames)) as writer:
         writer.keep_failures(listing.files)
@@ -283,15 +354,17 @@ class Listing:
     failures: dict[str, tuple[str, str]] = field(default_factory=dict)
     ignored: int = 0
 
+    def add(self, path: str) -> None:
+        """Take a file, if a store can hold its name."""
+        if _is_utf8(path):
+            self.files.append(path)
+        else:
+            self.failures[path] = ("UnicodeError", "the name is not valid UTF-8; rename the file")
+
 
 def list_recordings(folder: Path, skip: Path | None = None) -> Listing:
     """Find the sound files under a folder, but not under `skip`; relative paths with forward slashes, sorted."""
-    if not folder.exists():
-        raise FileNotFoundError(errno.ENOENT, "Expected a folder of sound files, found nothing", str(folder))
-    if not folder.is_dir():
-        raise NotADirectoryError(
-            errno.ENOTDIR, "Expected a folder of sound files, got a file; embed() takes a single one", str(folder)
-        )
+    _check_folder(folder)
     listing = Listing()
     skipped = _identity(skip) if skip is not None and skip.exists() else None
     # Each directory with those above it: a link to one of them is a loop, a link elsewhere is not.
@@ -314,14 +387,21 @@ def list_recordings(folder: Path, skip: Path | None = None) -> Listing:
                         pending.append((path, (*above, here)))
                     elif PurePosixPath(entry.name).suffix.lower() not in AUDIO_EXTENSIONS:
                         listing.ignored += 1
-                    elif _is_utf8(path):
-                        listing.files.append(path)
                     else:
-                        listing.failures[path] = ("UnicodeError", "the name is not valid UTF-8; rename the file")
+                        listing.add(path)
         except OSError as error:
             listing.failures[prefix or "."] = (type(error).__name__, f"{error}; no file in this folder was embedded")
     listing.files.sort()
     return listing
+
+
+def _check_folder(folder: Path) -> None:
+    if not folder.exists():
+        raise FileNotFoundError(errno.ENOENT, "Expected a folder of sound files, found nothing", str(folder))
+    if not folder.is_dir():
+        raise NotADirectoryError(
+            errno.ENOTDIR, "Expected a folder of sound files, got a file; embed() takes a single one", str(folder)
+        )
 
 
 def _identity(path: Path) -> tuple[int, int]:

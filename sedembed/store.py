@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any, overload
 
 import numpy as np
 import pyarrow as pa
@@ -17,6 +18,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import ArrayLike, NDArray
 
+from sedembed._nearest import Block, nearest, row_norms
+from sedembed._vector_file import BusyError, VectorFile
 from sedembed.errors import StoreError
 
 if TYPE_CHECKING:
@@ -24,11 +27,16 @@ if TYPE_CHECKING:
 
 __all__ = ["EmbeddingStore", "open_store"]
 
+logger = logging.getLogger(__name__)
+
 FORMAT_VERSION = 1
 RUN_FILE = "run.json"
 FAILURES_FILE = "failures.parquet"
 SHARDS = "embeddings"
 FRAMES = "frames"
+# Vectors of smaller stores are searched in memory: 65 536 of 1024 numbers.
+IN_MEMORY = 2**28
+_SEARCH_ROWS = 8192
 FAILURES_SCHEMA = pa.schema([("path", pa.string()), ("error", pa.string()), ("message", pa.string())])
 
 
@@ -90,7 +98,7 @@ class EmbeddingStore:
         return f"EmbeddingStore({str(self.directory)!r}, {len(self)} vectors, {len(self.failures)} failures)"
 
     def __len__(self) -> int:
-        return len(self.paths)
+        return len(self.index)
 
     @property
     def embedding_size(self) -> int:
@@ -99,21 +107,29 @@ class EmbeddingStore:
 
     @cached_property
     def _order(self) -> tuple[pa.Table, NDArray[np.int64]]:
-        """The index in sorted order, and for each row in stored order its place in that."""
+        """The index in sorted order, and for each of its rows its place in stored order."""
+        copied = self._vector_file.read_index(self._shards)
+        if copied is not None:
+            return copied
         size = self.embedding_size
         columns = [field.name for field in shard_schema(size) if field.name != "embedding"]
         empty = shard_schema(size).empty_table().select(columns)
         table = pa.concat_tables([empty, *(read_shard(file, size, columns) for file in self._shards)])
-        order = pc.sort_indices(table["path"]).to_numpy()
+        order = pc.sort_indices(table["path"]).to_numpy().astype(np.int64)
         index = table.take(order)
         if pc.count_distinct(index["path"]).as_py() != len(index):
             raise StoreError(
                 f"{self.directory} holds more than one vector of one path, so two runs wrote to it at once; "
                 "delete it and run embed_folder again"
             )
-        place = np.empty(len(order), np.int64)
-        place[order] = np.arange(len(order))
-        return index, place
+        return index, order
+
+    @cached_property
+    def _place(self) -> NDArray[np.int64]:
+        """For each vector in stored order its row."""
+        place = np.empty(len(self), np.int64)
+        place[self._order[1]] = np.arange(len(self))
+        return place
 
     @property
     def index(self) -> pa.Table:
@@ -134,7 +150,8 @@ class EmbeddingStore:
     def vectors(self) -> NDArray[np.float32]:
         """All vectors, shape (N, D), in the order of `paths`.
 
-        Read on first use, then kept in memory (4 kB a vector of 1024 numbers); `search` and `blocks` do without that.
+        Read on first use, then kept in memory (4 kB a vector of 1024 numbers); `blocks` does without that, and so does
+        `search` in a store of more than 256 MiB.
         """
         vectors = np.empty((len(self), self.embedding_size), np.float32)
         for rows, block in self.blocks():
@@ -152,25 +169,32 @@ class EmbeddingStore:
         vectors : ndarray of float32, shape (n, D)
             Their vectors.
         """
-        place, start = self._order[1], 0
+        start = 0
         for file in self._shards:
-            block = as_matrix(read_shard(file, self.embedding_size, ["embedding"])["embedding"], self.embedding_size)
-            yield place[start : start + len(block)], block
+            block = self._read_vectors(file)
+            yield self._place[start : start + len(block)], block
             start += len(block)
 
-    def search(self, query: ArrayLike | str, k: int = 10) -> list[tuple[str, float]]:
+    @overload
+    def search(self, query: str | int, k: int = 10) -> list[tuple[str, float]]: ...
+
+    @overload
+    def search(self, query: ArrayLike | Sequence[str], k: int = 10) -> Any: ...
+
+    def search(self, query: ArrayLike | Sequence[str], k: int = 10) -> Any:
         """Rows most similar to a query, by the cosine of the angle between vectors; exact.
 
         Parameters
         ----------
-        query : array of shape (D,), str or int
-            A vector, such as `model.embed(...)` gives with the model of the store, or the path or number of a row.
+        query : array of shape (D,) or (Q, D), str, int or list of str
+            A vector, such as `model.embed(...)` gives with the model of the store, or the path or number of a row;
+            or several vectors or paths, which is faster than one after the other.
         k : int
             How many to return; fewer if the store is smaller.
 
         Returns
         -------
-        list of (str, float)
+        list of (str, float), or for several queries a list of such lists
             Path and cosine, best first; equal ones by path.
 
         Raises
@@ -179,17 +203,25 @@ class EmbeddingStore:
             For a query of the wrong shape, not finite or all zeros, or `k` below 1.
         KeyError, IndexError
             For a path or row that is not in the store.
+
+        Notes
+        -----
+        The cosines are those of float64, and equal vectors have equal ones wherever they are in the store.
+
+        The vectors of a store of up to 256 MiB are read into memory and kept. The first search of a larger one copies
+        them to plain files in its directory ``search``, of the size of the vectors, that this and later searches map
+        into memory; when the store has grown, the new vectors are added. It can be deleted at any time. Where it
+        cannot be written, each search decodes the shards, which is slower and said in the log.
         """
         if k < 1:
             raise ValueError(f"k must be at least 1, got {k}")
-        target = self._query(query)
-        scores = np.empty(len(self))
-        for rows, block in self.blocks():
-            # einsum, not matmul: equal vectors score the same wherever in a block they are.
-            norms = np.sqrt(np.einsum("ij,ij->i", block, block, dtype=np.float64))
-            scores[rows] = np.einsum("ij,j->i", block, target, dtype=np.float64) / np.where(norms > 0, norms, 1.0)
-        best = np.argsort(-scores, kind="stable")[:k]
-        return [(self.paths[row], float(scores[row])) for row in best]
+        queries, several = self._queries(query)
+        names = self.index["path"]
+        found = [
+            [(names[row].as_py(), float(cosine)) for row, cosine in zip(*hits, strict=True)]
+            for hits in nearest(self._search_blocks, queries, k)
+        ]
+        return found if several else found[0]
 
     def frames(self, path: str) -> Frames:
         """Frame embeddings of one file, if the store was made with ``frames=True``.
@@ -261,22 +293,78 @@ class EmbeddingStore:
             raise KeyError(f"{query!r} has no vector in {self.directory}; paths are relative to the embedded folder")
         return int(row)
 
-    def _query(self, query: ArrayLike | str) -> NDArray[np.float64]:
+    def _queries(self, query: ArrayLike | Sequence[str]) -> tuple[NDArray[np.float64], bool]:
+        """Make unit vectors of shape (Q, D), and say whether they were several."""
         if isinstance(query, (str, int, np.integer)):
-            row = self._row(query if isinstance(query, str) else int(query))
-            stored = next(block[rows == row][0] for rows, block in self.blocks() if row in rows)
-            vector: NDArray[np.float64] = stored.astype(np.float64)
-        else:
-            vector = np.asarray(query, np.float64)
-        if vector.shape != (self.embedding_size,):
+            return self._queries(self._read_row(self._row(query if isinstance(query, str) else int(query))))
+        if isinstance(query, (list, tuple)) and query and all(isinstance(item, str) for item in query):
+            return self._queries(np.stack([self._read_row(self._row(str(item))) for item in query]))
+        vectors = np.asarray(query, np.float64)
+        if vectors.ndim not in (1, 2) or vectors.shape[-1] != self.embedding_size or not len(vectors):
+            size = self.embedding_size
             raise ValueError(
-                f"expected one vector of shape ({self.embedding_size},), got shape {vector.shape}; "
-                "embed the query with the model of the store"
+                f"expected one vector of shape ({size},) or several of shape (queries, {size}), got shape "
+                f"{vectors.shape}; embed the query with the model of the store"
             )
-        norm = np.linalg.norm(vector)
-        if not 0.0 < norm < np.inf:
+        # Divided by the largest number first: squares of numbers beyond 1e154 would overflow.
+        largest = np.abs(vectors).max(-1, keepdims=True)
+        if not np.all((largest > 0) & (largest < np.inf)):
             raise ValueError("expected a query of finite numbers that are not all zero; its cosine is not defined")
-        return vector / norm
+        scaled = vectors / largest
+        return np.atleast_2d(scaled / np.linalg.norm(scaled, axis=-1, keepdims=True)), vectors.ndim == 2
+
+    def _read_vectors(self, file: Path) -> NDArray[np.float32]:
+        return as_matrix(read_shard(file, self.embedding_size, ["embedding"])["embedding"], self.embedding_size)
+
+    def _read_row(self, row: int) -> NDArray[np.float32]:
+        """Vector of one row, without reading the others."""
+        vector: NDArray[np.float32]
+        if "vectors" in self.__dict__:
+            vector = self.vectors[row]
+            return vector
+        position = int(self._order[1][row])
+        if self._vector_file.rows_of(self._shards) is not None:
+            return self._vector_file.row(position)
+        for file in self._shards:
+            with damage_named(file):
+                count = int(pq.read_metadata(file).num_rows)
+            if position < count:
+                vector = self._read_vectors(file)[position]
+                return vector
+            position -= count
+        raise StoreError(f"{self.directory} has changed; open it again")
+
+    @cached_property
+    def _vector_file(self) -> VectorFile:
+        return VectorFile(self.directory, self.embedding_size)
+
+    @cached_property
+    def _norms(self) -> NDArray[np.float64]:
+        return row_norms(self.vectors)
+
+    def _search_blocks(self) -> Iterator[Block]:
+        """All vectors, from the fastest place that there is."""
+        if "vectors" in self.__dict__ or 4 * self.embedding_size * len(self) <= IN_MEMORY:
+            for start in range(0, len(self), _SEARCH_ROWS):
+                part = slice(start, start + _SEARCH_ROWS)
+                yield Block(np.arange(len(self))[part], self.vectors[part], self._norms[part])
+            return
+        try:
+            rows = self._vector_file.rows_of(self._shards)
+            if rows is None:
+                self._vector_file.update(self._shards, self._read_vectors, self.index, self._order[1])
+                rows = self._vector_file.rows_of(self._shards)
+        except BusyError as error:
+            logger.info("%s; reading the shards", error)
+            rows = None
+        except OSError as error:
+            logger.warning("%s: searching takes longer than it could, for no copy was made: %s", self.directory, error)
+            rows = None
+        if rows is not None:
+            yield from self._vector_file.blocks(self._place, rows)
+            return
+        for numbers, block in self.blocks():
+            yield Block(numbers, block, row_norms(block))
 
 
 # --- files, shared with the writer ---------------------------------------------------------------------------------

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import csv
+import importlib.util
 import json
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
 import soundfile
+import torch
+
+import sedembed
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 
@@ -78,3 +83,62 @@ def test_make_sounds(tmp_path):
         assert rate == shipped_rate
         assert made.shape == shipped.shape
         assert np.corrcoef(made.ravel(), shipped.ravel())[0, 1] > 0.99
+
+
+class TestFinetune:
+    @pytest.fixture
+    def finetune(self, monkeypatch) -> ModuleType:
+        spec = importlib.util.spec_from_file_location("finetune", EXAMPLES / "finetune.py")
+        assert spec is not None
+        assert spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        monkeypatch.setitem(sys.modules, "finetune", module)
+        spec.loader.exec_module(module)
+        return module
+
+    def test_embeddings_with_gradients_are_those_of_the_embedder(
+        self, finetune, untrained_embedder, untrained_model_dir
+    ):
+        rng = np.random.default_rng(0)
+        sounds = [rng.normal(0, 0.1, length).astype(np.float32) for length in (9_000, 14_000, 700)]
+        network = finetune.load_network(finetune.resolve(untrained_model_dir))
+        embeddings = finetune.embed_batch(network, finetune.read_features(network, sounds))
+        np.testing.assert_allclose(embeddings.detach().numpy(), untrained_embedder.embed(sounds), atol=2e-5)
+        embeddings[0, 0].backward()
+        assert network.conv1.conv.weight.grad.abs().max() > 0
+
+    def test_clips(self, finetune, esc50):
+        heard, held_out = finetune.read_shipped(16_000)
+        assert set(heard.labels) == set(held_out.labels) == {"background", "device", "living"}
+        assert not set(heard.groups) & set(held_out.groups)
+        assert set(heard.groups) | set(held_out.groups) | {"README.md"} == {
+            path.name for path in (EXAMPLES / "sounds").iterdir()
+        }
+        heard, held_out = finetune.read_esc50(esc50, 2, False)
+        assert set(heard.groups) == {1, 3, 4, 5}
+        assert {path.name[0] for path in held_out.sounds} == {"2"}
+        with pytest.raises(SystemExit, match="--fold"):
+            finetune.read_esc50(esc50, 6, False)
+
+    def test_it_trains_a_copy(self, finetune, untrained_model_dir, esc50, tmp_path, monkeypatch, capsys):
+        heard, held_out = finetune.read_esc50(esc50, 5, False)
+        few = [clips.where(np.arange(len(clips.labels)) % 2 == 0) for clips in (heard, held_out)]
+        monkeypatch.setattr(finetune, "read_shipped", lambda rate: few)
+        before = (untrained_model_dir / "model.safetensors").read_bytes()
+        arguments = ["--model", untrained_model_dir, "--out", tmp_path, "--epochs", 2, "--learning-rate", 1e-5]
+        with torch.random.fork_rng():
+            finetune.main([*map(str, arguments), "--device", "cpu"])
+        printed = capsys.readouterr().out
+        assert "8 clips to train on, 2 held out, 2 classes" in printed
+        first, second = (float(line.rsplit(maxsplit=1)[1]) for line in printed.splitlines() if "loss" in line)
+        assert second < first
+        assert printed.count("network") >= 3
+        assert (untrained_model_dir / "model.safetensors").read_bytes() == before
+
+        old = finetune.load_network(finetune.resolve(untrained_model_dir)).state_dict()
+        new = finetune.load_network(finetune.resolve(tmp_path / "model")).state_dict()
+        assert all(not torch.equal(old[f"conv{i}.conv.weight"], new[f"conv{i}.conv.weight"]) for i in range(1, 11))
+        assert torch.equal(old["conv5.bn.running_mean"], new["conv5.bn.running_mean"])
+        assert torch.equal(old["fc_prob.weight"], new["fc_prob.weight"])
+        tuned = sedembed.load_model(tmp_path / "model", device="cpu")
+        assert tuned.embed(few[1].sounds[0]).shape == (1024,)

@@ -136,8 +136,12 @@ class TestSearch:
     @pytest.mark.parametrize(
         ("query", "k", "error", "message"),
         [
-            (np.ones(3), 1, ValueError, r"shape \(4,\), got shape \(3,\)"),
-            (np.ones((1, 4)), 1, ValueError, "one vector"),
+            (np.ones(3), 1, ValueError, r"shape \(4,\) or several of shape \(queries, 4\), got shape \(3,\)"),
+            (np.ones((4, 1)), 1, ValueError, r"got shape \(4, 1\)"),
+            (np.ones((1, 1, 4)), 1, ValueError, r"got shape \(1, 1, 4\)"),
+            (np.ones((0, 4)), 1, ValueError, r"got shape \(0, 4\)"),
+            ([[1, 1, 1, 1], [0, 0, 0, 0]], 1, ValueError, "not all zero"),
+            (["000.wav", "nowhere.wav"], 1, KeyError, "'nowhere.wav' has no vector"),
             (np.zeros(4), 1, ValueError, "not all zero"),
             (np.full(4, np.nan), 1, ValueError, "finite"),
             (np.ones(4), 0, ValueError, "k must be at least 1"),
@@ -148,6 +152,237 @@ class TestSearch:
     def test_refused(self, store: EmbeddingStore, query: Any, k: int, error: type[Exception], message: str):
         with pytest.raises(error, match=message):
             store.search(query, k)
+
+
+WAYS = ["memory", "file", "shards"]
+
+
+@pytest.fixture(params=WAYS)
+def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Where vectors are searched: in memory, in the plain file, or in the shards because that cannot be written."""
+    if request.param != "memory":
+        monkeypatch.setattr("sedembed.store.IN_MEMORY", 0)
+        monkeypatch.setattr("sedembed._vector_file._BLOCK_BYTES", 2**14)
+    monkeypatch.setattr("sedembed.store._SEARCH_ROWS", 30)
+    return str(request.param)
+
+
+def fill_rows(
+    out: Path, vectors: np.ndarray, way: str = "memory", per_shard: int = 50, start: int = 0
+) -> EmbeddingStore:
+    with StoreWriter(out, describe(embedding_size=vectors.shape[1])) as writer:
+        for number, row in enumerate(vectors, start):
+            writer.add(f"{number * 7919 % 10007:05d}.wav", 1.0, 16_000, 1, row)
+            if number % per_shard == per_shard - 1:
+                writer.commit()
+        writer.commit()
+    if way == "shards":
+        (out / "search").touch()
+    return open_store(out)
+
+
+def reference(store: EmbeddingStore, query: np.ndarray, k: int) -> list[tuple[str, float]]:
+    """The definition, one row at a time."""
+    scored = []
+    for path, row in zip(store.paths, store.vectors.astype(np.float64), strict=True):
+        length = float(np.sqrt((row * row).sum()))
+        scored.append((path, float((row * query).sum() / np.sqrt((query * query).sum()) / (length or 1.0))))
+    return sorted(scored, key=lambda item: (-item[1], item[0]))[:k]
+
+
+def assert_same(found: list[tuple[str, float]], expected: list[tuple[str, float]]) -> None:
+    assert [path for path, _ in found] == [path for path, _ in expected]
+    np.testing.assert_allclose([c for _, c in found], [c for _, c in expected], rtol=1e-12, atol=1e-14)
+
+
+class TestSearchEverywhere:
+    """The same answers from memory, from the plain file and from the shards."""
+
+    @pytest.fixture(autouse=True)
+    def _quiet(self, caplog: pytest.LogCaptureFixture) -> None:
+        caplog.set_level("ERROR")
+
+    @pytest.mark.parametrize("size", [3, 64, 1000])
+    def test_is_float64(self, tmp_path: Path, way: str, size: int):
+        rng = np.random.default_rng(size)
+        store = fill_rows(tmp_path / "out", rng.standard_normal((130, size)).astype(np.float32), way)
+        queries = rng.standard_normal((67, size))  # more than one pass takes
+        several = store.search(queries, 9)
+        assert len(several) == 67
+        expected = open_store(tmp_path / "out")
+        for number in (0, 5, 63, 64, 66):
+            assert_same(several[number], reference(expected, queries[number], 9))
+            assert several[number] == store.search(queries[number], 9)
+        assert [path for path, _ in store.search(queries[0], 1000)] == [
+            path for path, _ in reference(expected, queries[0], 1000)
+        ]
+        assert "search" in {entry.name for entry in store.directory.iterdir()} or way == "memory"
+        assert ("vectors" in store.__dict__) == (way == "memory")
+
+    def test_differences_that_float32_does_not_see(self, tmp_path: Path, way: str):
+        rng = np.random.default_rng(0)
+        query = rng.standard_normal(500)
+        # A million times nearer to each other than single rounding errors; order is by number, shuffled by path.
+        rows = (query + 1e-4 * rng.standard_normal((300, 500))).astype(np.float32)
+        store = fill_rows(tmp_path / "out", rows, way)
+        expected = reference(open_store(tmp_path / "out"), query, 40)
+        single = rows @ query.astype(np.float32) / np.linalg.norm(rows, axis=1)
+        assert len(np.unique(single)) < 290, "the case is too easy"
+        assert_same(store.search(query, 40), expected)
+
+    @pytest.mark.parametrize("size", [5, 777])
+    def test_equal_vectors_score_the_same_wherever_they_are(self, tmp_path: Path, way: str, size: int):
+        rng = np.random.default_rng(size)
+        rows = rng.standard_normal((120, size)).astype(np.float32)
+        same = rng.permutation(120)[:40]
+        rows[same] = rows[same[0]]
+        store = fill_rows(tmp_path / "out", rows, way, per_shard=17)
+        query = rows[same[0]] + 0.1 * rng.standard_normal(size)
+        found = store.search(query, 25)
+        paths = sorted(f"{number * 7919 % 10007:05d}.wav" for number in same)
+        assert [path for path, _ in found] == paths[:25]
+        assert len({cosine for _, cosine in found}) == 1
+        assert store.search(paths[30], 25) == store.search(paths[3], 25)
+        assert store.search([paths[30]], 25) == [store.search(paths[3], 25)]
+
+    def test_lengths_at_the_edge_of_float32(self, tmp_path: Path, way: str):
+        rng = np.random.default_rng(1)
+        rows = rng.standard_normal((60, 8))
+        rows *= np.array([1e-38, 1e-30, 1e-19, 1.0, 1e19, 1e30, 3e37])[np.arange(60) % 7, None]
+        rows[3] = 0
+        query = rng.standard_normal(8)
+        unit = query / np.linalg.norm(query)
+        across = rows[0] / np.linalg.norm(rows[0])
+        across = (across - across @ unit * unit) / np.linalg.norm(across - across @ unit * unit)
+        # Longer than the largest number of float32, which its product with the query is not.
+        rows[5] = 3.6e38 * (0.93 * unit + np.sqrt(1 - 0.93**2) * across)
+        rows[6] = 1e-44 * unit  # a few times the smallest number of float32
+        store = fill_rows(tmp_path / "out", rows.astype(np.float32), way)
+        expected = reference(open_store(tmp_path / "out"), query, 60)
+        for scale in (1.0, 1e-300, 1e300):
+            found = store.search(query * scale, 60)
+            assert [path for path, _ in found] == [path for path, _ in expected]
+            np.testing.assert_allclose([c for _, c in found], [c for _, c in expected], atol=1e-12)
+        assert f"{5 * 7919 % 10007:05d}.wav" in {path for path, _ in found[:3]}
+        for count in (1, 2, 3):
+            assert store.search(query, count) == found[:count]
+
+
+class TestVectorFile:
+    @pytest.fixture(autouse=True)
+    def _large(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("sedembed.store.IN_MEMORY", 0)
+
+    @pytest.fixture
+    def rows(self) -> np.ndarray:
+        return np.random.default_rng(5).standard_normal((160, 6)).astype(np.float32)
+
+    def check(self, out: Path, rows: np.ndarray) -> EmbeddingStore:
+        store = open_store(out)
+        assert len(store) == len(rows)
+        query = rows[-1] + 0.5
+        assert_same(store.search(query, 12), reference(open_store(out), query.astype(np.float64), 12))
+        assert store.search(store.paths[7], 1)[0][0] == store.paths[7]
+        return store
+
+    def test_grows_with_the_store(self, tmp_path: Path, rows: np.ndarray, caplog: pytest.LogCaptureFixture):
+        caplog.set_level("INFO")
+        old = fill_rows(tmp_path, rows[:100])
+        query = rows[0].astype(np.float64)
+        before = old.search(query, 5)
+        fill_rows(tmp_path, rows[100:], start=100)
+        assert old.search(query, 5) == before  # what was committed when it was opened
+        self.check(tmp_path, rows)
+        assert [record.getMessage().split(": ")[1] for record in caplog.records] == [
+            "copying 100 vectors for search",
+            "copying 60 vectors for search",
+        ]
+        assert old.search(query, 5) == before
+        assert (tmp_path / "search" / "vectors.f32").stat().st_size == rows.nbytes
+        assert len(list((tmp_path / "search").glob("index-*.arrow"))) == 1
+
+    def test_gives_the_index_back(self, tmp_path: Path, rows: np.ndarray, monkeypatch: pytest.MonkeyPatch):
+        first = fill_rows(tmp_path, rows)
+        first.search(rows[0])
+        with monkeypatch.context() as patch:
+            patch.setattr("sedembed.store.read_shard", lambda *_: pytest.fail("a shard was read"))
+            store = open_store(tmp_path)
+            assert store.index.equals(first.index)
+            assert store.search(rows[3], 4) == first.search(rows[3], 4)
+        np.testing.assert_array_equal(store.vectors, first.vectors)
+
+    def test_a_mended_store(self, tmp_path: Path, rows: np.ndarray):
+        fill_rows(tmp_path, rows).search(rows[0])
+        (tmp_path / "embeddings" / "vectors-00001.parquet").unlink()
+        with StoreWriter(tmp_path, describe(embedding_size=6)) as writer:
+            for number in range(50, 100):
+                writer.add(f"{number * 7919 % 10007:05d}.wav", 1.0, 16_000, 1, rows[number])
+            writer.commit()
+        self.check(tmp_path, rows)
+
+    @pytest.mark.parametrize("name", ["state.json", "vectors.f32", "norms.f64", "index-160.arrow"])
+    @pytest.mark.parametrize("keep", [None, 0, 11])
+    def test_damage_is_mended(self, tmp_path: Path, rows: np.ndarray, name: str, keep: int | None):
+        fill_rows(tmp_path, rows).search(rows[0])
+        file = tmp_path / "search" / name
+        if keep is None:
+            file.unlink()
+        else:
+            file.write_bytes(file.read_bytes()[:keep])
+        self.check(tmp_path, rows)
+        self.check(tmp_path, rows)
+
+    @pytest.mark.parametrize("known", [0, 100])
+    def test_cut_off_while_copying(self, tmp_path: Path, rows: np.ndarray, known: int, monkeypatch: pytest.MonkeyPatch):
+        if known:
+            fill_rows(tmp_path, rows[:known]).search(rows[0])
+        fill_rows(tmp_path, rows[known:], start=known, per_shard=20)
+        with monkeypatch.context() as patch:
+            read, calls = EmbeddingStore._read_vectors, []
+
+            def stop(store: EmbeddingStore, file: Path) -> np.ndarray:
+                calls.append(file)
+                if len(calls) == 2:
+                    raise KeyboardInterrupt
+                return read(store, file)
+
+            patch.setattr(EmbeddingStore, "_read_vectors", stop)
+            with pytest.raises(KeyboardInterrupt):
+                open_store(tmp_path).search(rows[0])
+        self.check(tmp_path, rows)
+
+    def test_where_it_cannot_be_written(self, tmp_path: Path, rows: np.ndarray, caplog: pytest.LogCaptureFixture):
+        fill_rows(tmp_path, rows)
+        (tmp_path / "search").touch()
+        self.check(tmp_path, rows)
+        assert "no copy was made" in caplog.text
+
+    @pytest.mark.skipif(sys.platform == "win32", reason="no lock there")
+    def test_while_another_search_makes_it(self, tmp_path: Path, rows: np.ndarray, caplog: pytest.LogCaptureFixture):
+        import fcntl
+
+        fill_rows(tmp_path, rows)
+        (tmp_path / "search").mkdir()
+        with (tmp_path / "search" / ".lock").open("a") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            self.check(tmp_path, rows)
+            assert not (tmp_path / "search" / "state.json").exists()
+        assert not caplog.records
+        self.check(tmp_path, rows)
+        assert (tmp_path / "search" / "state.json").exists()
+
+    def test_a_damaged_shard_is_named(self, tmp_path: Path, rows: np.ndarray):
+        store = fill_rows(tmp_path, rows)
+        assert len(store) == 160
+        file = tmp_path / "embeddings" / "vectors-00002.parquet"
+        file.write_bytes(file.read_bytes()[:-30])
+        with pytest.raises(StoreError, match=r"vectors-00002\.parquet is damaged"):
+            store.search(rows[0])
+
+    def test_the_writer_goes_on_beside_it(self, tmp_path: Path, rows: np.ndarray):
+        fill_rows(tmp_path, rows[:50]).search(rows[0])
+        fill_rows(tmp_path, rows[50:], start=50)
+        assert sorted(ds.dataset(tmp_path / "embeddings").to_table()["path"].to_pylist()) == open_store(tmp_path).paths
 
 
 class TestDamage:

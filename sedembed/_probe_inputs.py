@@ -1,0 +1,102 @@
+"""What a probe is given: vectors, where they come from, and labels by name."""
+
+from __future__ import annotations
+
+import math
+import os
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sedembed._evaluation.metrics import compute
+from sedembed._fit import Labels
+from sedembed._rows import Rows
+from sedembed.label_table import indicator, read_labels
+from sedembed.store import EmbeddingStore
+
+if TYPE_CHECKING:
+    from sedembed.embedder import Embedder
+
+__all__ = ["Named", "Scorer", "check_large", "identity", "is_large", "widened"]
+
+
+class Scorer:
+    """A metric of labels and scores."""
+
+    def __init__(self, metric: str) -> None:
+        self.metric = metric
+
+    def __call__(self, labels: Labels, scores: NDArray[np.floating]) -> float:
+        if self.metric == "accuracy" and labels.weights.any():
+            return float(np.average(scores.argmax(1) == labels.y, weights=labels.weights))
+        try:
+            return compute(self.metric, labels.y, scores)
+        except ValueError:
+            if not np.isfinite(scores).all():
+                raise
+            return math.nan  # a part without the examples that the metric needs
+
+
+class Named:
+    """Labels of some rows of a store, by name."""
+
+    def __init__(self, rows: NDArray[np.int64], y: NDArray[Any], classes: NDArray[np.str_]) -> None:
+        self.rows, self.y, self.classes = rows, y, classes
+
+    @classmethod
+    def read(cls, path: str | os.PathLike[str], store: EmbeddingStore, known: NDArray[Any] | None = None) -> Named:
+        table = read_labels(path)
+        aligned = table.align(store.paths)
+        if aligned.absent:
+            warnings.warn(
+                f"{path} labels {len(aligned.absent)} paths that have no vector in {store.directory}, such as "
+                f"{aligned.absent[0]!r}; they are left out",
+                UserWarning,
+                stacklevel=4,
+            )
+        multilabel = table.multilabel or known is not None
+        classes = np.array(sorted({name for names in aligned.labels for name in names}), np.str_)
+        if known is not None:
+            classes = known
+        if multilabel:
+            return cls(aligned.rows, indicator(aligned.labels, classes.tolist()), classes)
+        return cls(aligned.rows, np.array([names[0] for names in aligned.labels], np.str_), classes)
+
+
+def identity(vectors: EmbeddingStore | Embedder) -> dict[str, Any]:
+    """Name, version and weights of the model that vectors come from."""
+    from sedembed.folder import _describe_run
+
+    if isinstance(vectors, EmbeddingStore):
+        settings, name = vectors.run["settings"], vectors.run["model"]["name"]
+    else:
+        settings, name = _describe_run(vectors, Path(), False)["settings"], vectors.record.name
+    return {
+        "name": name,
+        "version": settings["model_version"],
+        "sha256": settings["model_sha256"],
+        "front_end_version": settings["front_end_version"],
+        "precision": settings["precision"],
+    }
+
+
+def is_large(X: Any, max_memory: int) -> bool:
+    """Whether an array is to be read in blocks rather than copied by scikit-learn's checks."""
+    return isinstance(X, np.memmap) or (isinstance(X, np.ndarray) and X.ndim == 2 and X.size * 4 > max_memory)
+
+
+def widened(X: Any) -> Any:
+    """Make float16 float32; scikit-learn would make it float64."""
+    return X.astype(np.float32) if isinstance(X, np.ndarray) and X.dtype == np.float16 else X
+
+
+def check_large(X: NDArray[Any]) -> None:
+    if X.ndim != 2 or X.dtype.kind != "f":
+        raise ValueError(f"expected vectors of floats of shape (N, D), got {X.dtype} of shape {X.shape}")
+    for places, block in Rows(X).blocks():
+        if not np.isfinite(block).all():
+            row = int(places[~np.isfinite(block).all(1)][0])
+            raise ValueError(f"expected finite vectors, got NaN or infinity in row {row}; leave such rows out")

@@ -1,0 +1,369 @@
+"""Tables of labels: a CSV of ``path,label``, and how its rows meet the vectors of a store."""
+
+from __future__ import annotations
+
+import codecs
+import csv
+import errno
+import io
+import logging
+import os
+import posixpath
+import unicodedata
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sedembed.errors import ProbeError
+
+__all__ = ["Aligned", "LabelTable", "indicator", "read_labels"]
+
+logger = logging.getLogger(__name__)
+
+PATH, LABEL = "path", "label"
+SEPARATOR = ";"
+_SHOWN = 60  # characters of a value that an error repeats
+
+
+@dataclass(frozen=True)
+class Aligned:
+    """Rows of a store that have labels, in the order of the store.
+
+    Attributes
+    ----------
+    rows : ndarray of int64, shape (n,)
+        Which rows of the store, ascending.
+    entries : ndarray of int64, shape (n,)
+        Which row of the table belongs to each.
+    labels : list of tuple of str, length n
+        The labels of each.
+    unlabelled : list of str
+        Paths of the store that the table does not name.
+    absent : list of str
+        Paths of the table that the store does not hold.
+    """
+
+    rows: NDArray[np.int64]
+    entries: NDArray[np.int64]
+    labels: list[tuple[str, ...]]
+    unlabelled: list[str]
+    absent: list[str]
+
+
+@dataclass(frozen=True)
+class LabelTable:
+    """What a CSV of labels says.
+
+    Attributes
+    ----------
+    paths : list of str
+        Each once, as in the file but with forward slashes and without a leading ``./``.
+    labels : list of tuple of str
+        Labels of each path: exactly one, or any number if the table is multi-label.
+    multilabel : bool
+        Whether any cell of the table holds a ``;``.
+    columns : dict of str to list of str
+        The other columns that have a name, such as a fold; one value a path.
+    file : str
+        Where the table came from, for messages.
+    """
+
+    paths: list[str]
+    labels: list[tuple[str, ...]]
+    multilabel: bool
+    columns: dict[str, list[str]] = field(default_factory=dict)
+    file: str = "the table of labels"
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    @property
+    def classes(self) -> list[str]:
+        """Every label that occurs, sorted."""
+        return sorted({label for labels in self.labels for label in labels})
+
+    def column(self, name: str) -> list[str]:
+        """Values of one of the other columns, in the order of `paths`.
+
+        Raises
+        ------
+        ProbeError
+            If the file has no such column.
+        """
+        if name not in self.columns:
+            has = f"it has {', '.join(map(repr, self.columns))}" if self.columns else "it has path and label only"
+            raise ProbeError(f"{self.file} has no column {name!r} beside path and label; {has}: check the name")
+        return self.columns[name]
+
+    def align(self, store_paths: Sequence[str]) -> Aligned:
+        """Match the table with the paths of a store.
+
+        Slashes of either kind, ``./`` and the two ways of writing accents in Unicode are taken for the same.
+
+        Parameters
+        ----------
+        store_paths : sequence of str
+            `EmbeddingStore.paths`.
+
+        Returns
+        -------
+        Aligned
+            What matches, and what does not on either side; it is for the caller to report that.
+
+        Raises
+        ------
+        ProbeError
+            If nothing matches, or two paths of the store cannot be told apart.
+        """
+        rows: dict[str, int] = {}
+        for row, path in enumerate(store_paths):
+            other = rows.setdefault(_key(path), row)
+            if other != row:
+                raise ProbeError(
+                    f"the store holds {store_paths[other]!r} and {path!r}, which labels cannot tell apart; rename one "
+                    "of the files and embed the folder again"
+                )
+        entries = {rows[key]: entry for entry, key in enumerate(map(_key, self.paths)) if key in rows}
+        if not entries:
+            raise ProbeError(
+                f"none of the {len(self)} paths of {self.file} has a vector: {self._mismatch(store_paths)}"
+            )
+        order = sorted(entries)
+        labelled = {entries[row] for row in order}
+        return Aligned(
+            rows=np.array(order, np.int64),
+            entries=np.array([entries[row] for row in order], np.int64),
+            labels=[self.labels[entries[row]] for row in order],
+            unlabelled=[path for row, path in enumerate(store_paths) if row not in entries],
+            absent=[path for entry, path in enumerate(self.paths) if entry not in labelled],
+        )
+
+    def _mismatch(self, store_paths: Sequence[str]) -> str:
+        """Say why nothing matches, with one path of each side."""
+        if not store_paths:
+            return "the store is empty; embed the folder first"
+        same_kinds: list[tuple[Callable[[str], str], str]] = [
+            (_name, "write paths relative to the embedded folder"),
+            (lambda path: _key(path).casefold(), "upper and lower case differ: write paths as they are on disk"),
+            (lambda path: posixpath.splitext(_key(path))[0], "the suffixes differ: write paths as they are on disk"),
+            (
+                lambda path: posixpath.splitext(_name(path))[0],
+                "write paths relative to the embedded folder, with suffix",
+            ),
+        ]
+        for kind, cure in same_kinds:
+            known = {kind(path): path for path in reversed(store_paths)}
+            for path in self.paths:
+                if kind(path) in known:
+                    return f"the table has {_short(path)} where the store has {_short(known[kind(path)])}; {cure}"
+        return (
+            f"the table has {_short(self.paths[0])}, and the store {_short(store_paths[0])}; label the recordings that "
+            "were embedded, by their paths relative to the embedded folder"
+        )
+
+
+def indicator(labels: Sequence[tuple[str, ...]], classes: Sequence[str]) -> NDArray[np.bool_]:
+    """Which label belongs to which row.
+
+    Parameters
+    ----------
+    labels : sequence of tuple of str, length N
+        Labels of each row.
+    classes : sequence of str, length C
+        The columns.
+
+    Returns
+    -------
+    ndarray of bool, shape (N, C)
+        True where the row has the label.
+
+    Raises
+    ------
+    ProbeError
+        For a label that is none of the classes.
+    """
+    columns = {name: column for column, name in enumerate(classes)}
+    found = np.zeros((len(labels), len(columns)), np.bool_)
+    for row, names in enumerate(labels):
+        for name in names:
+            if name not in columns:
+                raise ProbeError(
+                    f"label {_short(name)} is none of the {len(columns)} classes; remove it, or fit a probe with it"
+                )
+            found[row, columns[name]] = True
+    return found
+
+
+def read_labels(path: str | os.PathLike[str]) -> LabelTable:
+    """Read a CSV of labels.
+
+    The first line names the columns, among them ``path`` (relative to the embedded folder) and ``label``. A ``;`` in
+    any label cell makes the whole table multi-label: cells hold labels separated by ``;``, an empty one means that
+    nothing applies. Other columns are kept. UTF-8; quotes as usual in CSV.
+
+    Parameters
+    ----------
+    path : path
+        The file.
+
+    Returns
+    -------
+    LabelTable
+        Its rows, in order; lines that repeat an earlier one are left out with a warning in the log.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such file.
+    ProbeError
+        If it is a directory, not UTF-8, not a CSV, lacks a column, a path or a label, or contradicts itself. The
+        message names the line.
+
+    Examples
+    --------
+    >>> table = read_labels("labels.csv")  # doctest: +SKIP
+    >>> table.paths[0], table.labels[0], table.multilabel  # doctest: +SKIP
+    ('kitchen/001.wav', ('Dishes', 'Water'), True)
+    """
+    file = Path(path).expanduser()
+    rows = _rows(_decode(file), file)
+    header = _header(rows, file)
+    paths: list[str] = []
+    cells: list[str] = []
+    lines: list[int] = []
+    others: dict[str, list[str]] = {name: [] for name in header if name not in ("", PATH, LABEL)}
+    seen: dict[str, int] = {}
+    repeated = 0
+    for line, row in rows:
+        values = dict(zip(header, row, strict=False))
+        if len(row) != len(header):
+            cure = "put quotes around a value that holds a comma" if len(row) > len(header) else "complete the line"
+            raise _refuse(file, line, f"expected {len(header)} values, one a column, got {len(row)}; {cure}")
+        clean = _clean(values[PATH])
+        if not clean:
+            raise _refuse(file, line, "the path is empty; name the recording, or remove the line")
+        first = seen.setdefault(_key(clean), len(paths))
+        if first < len(paths):
+            differs = "label" if set(_split(values[LABEL])) != set(_split(cells[first])) else ""
+            differs = differs or next((name for name in others if values[name].strip() != others[name][first]), "")
+            if differs:
+                raise _refuse(
+                    file,
+                    line,
+                    f"{_short(clean)} was on line {lines[first]} already, with another {differs}; keep one line for "
+                    f"each path, and separate several labels by {SEPARATOR!r}",
+                )
+            repeated += 1
+            continue
+        paths.append(clean)
+        cells.append(values[LABEL])
+        lines.append(line)
+        for name, column in others.items():
+            column.append(values[name].strip())
+    if not paths:
+        raise ProbeError(f"{file} has a header and no rows; add a line for each recording")
+    if repeated:
+        logger.warning("%s: %d lines repeat earlier ones and were left out", file, repeated)
+    multilabel = any(SEPARATOR in cell for cell in cells)
+    if not multilabel:
+        for line, name, cell in zip(lines, paths, cells, strict=True):
+            if not cell.strip():
+                raise _refuse(
+                    file,
+                    line,
+                    f"{_short(name)} has no label; give it one, remove the line, or, if the labels are several of "
+                    f"which none may apply, write {SEPARATOR!r} as its label",
+                )
+    return LabelTable(paths, [_split(cell) for cell in cells], multilabel, others, str(file))
+
+
+def _decode(file: Path) -> str:
+    if file.is_dir():
+        raise ProbeError(f"expected a CSV of labels at {file}, got a directory; name the file")
+    try:
+        data = file.read_bytes()
+    except FileNotFoundError:
+        message = "Expected a CSV of labels with the columns path and label, found nothing"
+        raise FileNotFoundError(errno.ENOENT, message, str(file)) from None
+    if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        raise ProbeError(f'{file} is in UTF-16; save it as UTF-8 (in a spreadsheet: "CSV UTF-8")')
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise _refuse(
+            file, line, f'byte 0x{data[error.start]:02x} is not UTF-8; save it as UTF-8 (in a spreadsheet: "CSV UTF-8")'
+        ) from None
+    if "\0" in text:
+        line = text.count("\n", 0, text.index("\0")) + 1
+        raise _refuse(file, line, "expected text, got a zero byte; save it as CSV in UTF-8")
+    return text
+
+
+def _rows(text: str, file: Path) -> Iterator[tuple[int, list[str]]]:
+    """Rows that are not blank, each with the number of its first line."""
+    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+    while True:
+        line = reader.line_num + 1
+        try:
+            row = next(reader)
+        except StopIteration:
+            return
+        except csv.Error as error:
+            raise _refuse(
+                file, line, f"not valid CSV ({error}); close every quote, and write a quote within one twice"
+            ) from None
+        if any(cell.strip() for cell in row):
+            yield line, row
+
+
+def _header(rows: Iterator[tuple[int, list[str]]], file: Path) -> list[str]:
+    line, row = next(rows, (0, []))
+    if not line:
+        raise ProbeError(f"{file} is empty; expected a first line {PATH},{LABEL} and a line for each recording")
+    header = [cell.strip() for cell in row]
+    missing = [name for name in (PATH, LABEL) if name not in header]
+    if missing:
+        cure = f"name the columns of paths and labels {PATH!r} and {LABEL!r}"
+        if len(header) == 1 and any(mark in header[0] for mark in "\t;|"):
+            cure = "separate columns by commas"
+        raise _refuse(
+            file,
+            line,
+            f"expected a header with the columns {PATH} and {LABEL}, {' and '.join(missing)} "
+            f"{'is' if len(missing) == 1 else 'are'} missing from {_short(','.join(header))}; {cure}",
+        )
+    twice = sorted({name for name in header if name and header.count(name) > 1})
+    if twice:
+        raise _refuse(file, line, f"the column {twice[0]!r} is there twice; rename or remove one")
+    return header
+
+
+def _split(cell: str) -> tuple[str, ...]:
+    """Labels of a cell, each once."""
+    return tuple(dict.fromkeys(label for part in cell.split(SEPARATOR) if (label := part.strip())))
+
+
+def _clean(path: str) -> str:
+    path = path.strip().replace("\\", "/")
+    return posixpath.normpath(path) if path else ""
+
+
+def _key(path: str) -> str:
+    # A disk may hold é as two characters where the table holds one.
+    return unicodedata.normalize("NFC", _clean(path))
+
+
+def _name(path: str) -> str:
+    return posixpath.basename(_key(path))
+
+
+def _short(value: str) -> str:
+    return repr(value if len(value) <= _SHOWN else f"{value[:_SHOWN]}…")
+
+
+def _refuse(file: Path, line: int, problem: str) -> ProbeError:
+    return ProbeError(f"{file}, line {line}: {problem}")
