@@ -2,8 +2,8 @@
 
 ``python examples/compare_probe_speed.py [--data ESC-50]``: with ESC-50 the vectors are TALNet's, without it they are
 made up: 2 000 rows of 1 024 numbers in 50 classes that overlap. Both choose among the same ten C on the same five folds
-with the same normalisation, fitted on each training part, and are then fitted on all rows. scikit-learn is timed twice:
-at its default tolerance, where its fits with large C stop far from the optimum, and at one that comes within 1e-4 of the
+with the same normalisation, fitted on each part, and are then fitted on all rows. scikit-learn is timed twice:
+at its default tolerance, where fits with large C stop far from the optimum, and at one that comes within 1e-4 of the
 optimum, as LinearProbe does. The objectives are computed in float64 by the same lines for all of them.
 """
 

@@ -28,14 +28,15 @@ __all__ = [
 ]
 
 _MEMORY = 8  # steps that L-BFGS remembers
-_DOUBTFUL_ROWS = 32  # rows for each class that the preconditioner holds
+_DOUBTFUL_ROWS = 48  # rows for each class that the preconditioner holds
 _PRECONDITIONER_NUMBERS = 1 << 26  # most numbers in it
 # The score of a class that no row has: exp of it is zero, and it stays finite in sums.
 _NEVER = -1e30
 # Steps without gain after which the arithmetic is taken to be at its end.
 _PATIENCE = 3
 
-Step = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
+# A move, how it turned the gradient, the same preconditioned, and one over the product of the first two.
+Step = tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]
 
 
 class Loss:
@@ -107,15 +108,17 @@ class Preconditioner:
 
     def __init__(self, diagonal: torch.Tensor, rows: torch.Tensor) -> None:
         self.diagonal, self.rows = diagonal, rows
-        inner = torch.matmul(rows / diagonal[:, :, None], rows.mT)
+        # Products of a row with a matrix as it lies in memory are much the fastest, so it is kept both ways.
+        self.columns = rows.mT.contiguous()
+        inner = torch.matmul(rows / diagonal[:, :, None], self.columns)
         inner.diagonal(dim1=-2, dim2=-1).add_(1.0)
         self.factor = torch.linalg.cholesky(inner)
 
     def __call__(self, gradient: torch.Tensor) -> torch.Tensor:
         """Apply to a gradient (P, J, K)."""
         scaled = gradient.mT / self.diagonal
-        inner = torch.cholesky_solve(torch.matmul(self.rows, scaled[..., None]), self.factor)
-        return (scaled - torch.matmul(self.rows.mT, inner)[..., 0] / self.diagonal).mT
+        inner = torch.cholesky_solve(torch.matmul(scaled[:, :, None], self.columns).mT, self.factor)
+        return (scaled - torch.matmul(inner.mT, self.rows)[:, :, 0] / self.diagonal).mT.contiguous()
 
 
 class Dense(Objective):
@@ -293,19 +296,20 @@ def solve(
     point = start.clone()
     precondition = objective.preconditioner(point, c)
     value, gradient = evaluate(point)
+    aimed = precondition(gradient)
     grain = 0.1 * torch.finfo(point.dtype).eps if point.dtype == torch.float32 else 8 * torch.finfo(point.dtype).eps
     steps: list[Step] = []
     at_limit = torch.zeros(len(point), dtype=torch.bool, device=point.device)
     least, idle = torch.full_like(value, torch.inf), torch.zeros_like(at_limit, dtype=torch.int64)
     while True:
-        gain = 0.5 * _dot(gradient, precondition(gradient))
+        gain = 0.5 * _dot(gradient, aimed)
         # Where the penalty is strong most of the objective is a constant, which says nothing of how near the end is.
         done = at_limit | (gain <= tolerance * torch.minimum(value, 10.0 * half_squares(point)))
         if report is not None:
             report(float((gain / value.clamp(min=1e-300)).max()))
         if done.all() or evaluations >= max_evaluations:
             return Solution(point, value, evaluations, bool(done.all()))
-        direction = _two_loops(gradient, precondition, steps)
+        direction = _two_loops(gradient, aimed, steps)
         slope = _dot(direction, gradient)
         length = torch.where(done, 0.0, 1.0).to(slope)
         while True:
@@ -322,36 +326,41 @@ def solve(
             trial = torch.where(enough[:, None, None], trial, point)
             new_gradient = torch.where(enough[:, None, None], new_gradient, gradient)
             new_value = torch.where(enough, new_value, value)
+        new_aimed = precondition(new_gradient)
         # Where the objective is too coarse to tell, the gradient must say that there is something to gain.
         least = torch.minimum(least, gain)
-        better = (value - new_value > grain * value) | (0.5 * _dot(new_gradient, precondition(new_gradient)) < least)
+        better = (value - new_value > grain * value) | (0.5 * _dot(new_gradient, new_aimed) < least)
         idle = torch.where(done | better, 0, idle + 1)
         at_limit |= ~enough | (idle >= _PATIENCE)
         moved, turned = trial - point, new_gradient - gradient
         product = _dot(moved, turned)
-        steps.append((moved, turned, torch.where(product > 0, 1.0 / product, 0.0).to(point.dtype)[:, None, None]))
+        inverse = torch.where(product > 0, 1.0 / product, 0.0).to(point.dtype)[:, None, None]
+        steps.append((moved, turned, new_aimed - aimed, inverse))
         del steps[:-_MEMORY]
-        point, value, gradient = trial, new_value, new_gradient
+        point, value, gradient, aimed = trial, new_value, new_gradient, new_aimed
 
 
 def _dot(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
     return (a * b).sum((1, 2), dtype=torch.float64)
 
 
-def _two_loops(gradient: torch.Tensor, precondition: Preconditioner, steps: Sequence[Step]) -> torch.Tensor:
-    """L-BFGS direction of each problem (Nocedal & Wright 2006, algorithm 7.4)."""
-    q = gradient.clone()
+def _two_loops(gradient: torch.Tensor, aimed: torch.Tensor, steps: Sequence[Step]) -> torch.Tensor:
+    """L-BFGS direction of each problem (Nocedal & Wright 2006, algorithm 7.4).
+
+    The preconditioner is linear, so what it makes of the vector in the middle follows from what it made of its parts.
+    """
+    q, result = gradient.clone(), aimed.clone()
     shares = []
-    for moved, turned, inverse in reversed(steps):
+    for moved, turned, turned_aimed, inverse in reversed(steps):
         share = inverse * (moved * q).sum((1, 2), keepdim=True)
         q -= share * turned
+        result -= share * turned_aimed
         shares.append(share)
-    q = precondition(q)
     if steps:
         # The last step tells how far off the preconditioner is in scale.
-        _, turned, inverse = steps[-1]
-        scale = inverse * (turned * precondition(turned)).sum((1, 2), keepdim=True)
-        q /= torch.where(inverse > 0, scale, 1.0).clamp(1e-3, 1e3)
-    for (moved, turned, inverse), share in zip(steps, reversed(shares), strict=True):
-        q += (share - inverse * (turned * q).sum((1, 2), keepdim=True)) * moved
-    return q.neg_()
+        _, turned, turned_aimed, inverse = steps[-1]
+        scale = inverse * (turned * turned_aimed).sum((1, 2), keepdim=True)
+        result /= torch.where(inverse > 0, scale, 1.0).clamp(1e-3, 1e3)
+    for (moved, turned, _, inverse), share in zip(steps, reversed(shares), strict=True):
+        result += (share - inverse * (turned * result).sum((1, 2), keepdim=True)) * moved
+    return result.neg_()

@@ -267,8 +267,8 @@ def _notes(probe: LinearProbe, classes: ClassRows, events: EventRows, tree: Tree
         notes.append(
             f"The clusters are weak: their mean silhouette is {silhouette:.2f}, where 0 means that classes are no "
             "nearer to their own cluster than to the next and 1 that clusters stand apart. This probe's C is "
-            f"{probe.C_:g}; one fitted with `sedembed probe fit --C 1` may lose some accuracy and often shows a clearer "
-            "tree."
+            f"{probe.C_:g}; one fitted with `sedembed probe fit --C 1` may lose some accuracy and often shows a "
+            "clearer tree."
         )
     if not math.isnan(tree.cophenetic):
         notes.append(
@@ -277,8 +277,8 @@ def _notes(probe: LinearProbe, classes: ClassRows, events: EventRows, tree: Tree
         )
     if plane.method == "t-SNE":
         notes.append(
-            "t-SNE keeps neighbours: sizes of groups, gaps between them and directions mean nothing, and another seed "
-            "or perplexity gives another picture."
+            "t-SNE keeps neighbours: sizes of groups, gaps between them and directions mean nothing, and another "
+            "perplexity gives another picture."
         )
     if events.recordings:
         notes.append(
@@ -296,7 +296,7 @@ def _notes(probe: LinearProbe, classes: ClassRows, events: EventRows, tree: Tree
             f"Left out, because the probe learned nothing about them (were there examples?): "
             f"{', '.join(classes.left_out)}."
         )
-    if len(classes.names) == 2:
+    if len(classes.names) == 2 and not probe.multilabel_:
         notes.append("With two classes the two rows say the same thing with opposite signs.")
     return notes
 

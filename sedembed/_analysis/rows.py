@@ -263,7 +263,7 @@ def place(rows: Matrix, distance: Distance, *, perplexity: float | None = None, 
     perplexity : float, optional
         At least 1 and below C; by default 30, or (C - 1) / 3 where that is less.
     seed : int
-        Of t-SNE.
+        Of t-SNE, which hardly heeds it: it begins from the principal components.
 
     Raises
     ------

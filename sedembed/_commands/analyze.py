@@ -36,7 +36,7 @@ def register(add: AddCommand) -> None:
         default="auto",
         help="clusters to colour (default: auto, the most distinct of 2 to 12)",
     )
-    sub.add_argument("--seed", type=int, default=0, help="of everything random (default: 0)")
+    sub.add_argument("--seed", type=int, default=0, help="of t-SNE and of the draw from --store (default: 0)")
     sub.add_argument("--perplexity", type=float, help="of t-SNE (default: 30, less for fewer than 91 classes)")
     sub.add_argument(
         "--store",
