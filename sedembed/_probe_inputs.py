@@ -5,13 +5,16 @@ from __future__ import annotations
 import math
 import os
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
+from sklearn.utils.class_weight import compute_class_weight
+from sklearn.utils.validation import _check_sample_weight
 
-from sedembed._evaluation.metrics import compute
+from sedembed._evaluation.metrics import UndefinedMetricError, compute
 from sedembed._fit import Labels
 from sedembed._rows import Rows
 from sedembed.label_table import indicator, read_labels
@@ -20,7 +23,16 @@ from sedembed.store import EmbeddingStore
 if TYPE_CHECKING:
     from sedembed.embedder import Embedder
 
-__all__ = ["Named", "Scorer", "check_large", "identity", "is_large", "widened"]
+__all__ = [
+    "Named",
+    "Scorer",
+    "check_large",
+    "class_factors",
+    "identity",
+    "is_large",
+    "row_weights",
+    "widened",
+]
 
 
 class Scorer:
@@ -34,10 +46,8 @@ class Scorer:
             return float(np.average(scores.argmax(1) == labels.y, weights=labels.weights))
         try:
             return compute(self.metric, labels.y, scores)
-        except ValueError:
-            if not np.isfinite(scores).all():
-                raise
-            return math.nan  # a part without the examples that the metric needs
+        except UndefinedMetricError:
+            return math.nan
 
 
 class Named:
@@ -68,12 +78,12 @@ class Named:
 
 def identity(vectors: EmbeddingStore | Embedder) -> dict[str, Any]:
     """Name, version and weights of the model that vectors come from."""
-    from sedembed.folder import _describe_run
+    from sedembed.folder import describe_run
 
     if isinstance(vectors, EmbeddingStore):
         settings, name = vectors.run["settings"], vectors.run["model"]["name"]
     else:
-        settings, name = _describe_run(vectors, Path(), False)["settings"], vectors.record.name
+        settings, name = describe_run(vectors, Path(), False)["settings"], vectors.record.name
     return {
         "name": name,
         "version": settings["model_version"],
@@ -100,3 +110,40 @@ def check_large(X: NDArray[Any]) -> None:
         if not np.isfinite(block).all():
             row = int(places[~np.isfinite(block).all(1)][0])
             raise ValueError(f"expected finite vectors, got NaN or infinity in row {row}; leave such rows out")
+
+
+def row_weights(sample_weight: ArrayLike, count: int) -> NDArray[np.float64]:
+    """Check weights of rows."""
+    weights: NDArray[np.float64] = _check_sample_weight(
+        sample_weight, np.empty((count, 1)), dtype=np.float64, ensure_non_negative=True
+    )
+    if not weights.any():
+        raise ValueError("sample_weight is zero for every row; give at least some rows a weight")
+    return weights
+
+
+def class_factors(
+    class_weight: Mapping[Any, float] | str, classes: NDArray[Any], y: NDArray[Any], weights: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """Weight of each class where it is absent and where it is present, (2, C)."""
+    factors = np.ones((2, len(classes)))
+    if not isinstance(class_weight, str):
+        named = dict(class_weight)
+        if y.ndim == 1:
+            factors[1] = compute_class_weight(named, classes=classes, y=classes[y])
+            return factors
+        unknown = set(named) - set(classes.tolist())
+        if unknown:
+            raise ValueError(f"class_weight names {sorted(unknown, key=str)}, which are no classes")
+        factors[1] = [named.get(name, 1.0) for name in classes.tolist()]
+        return factors
+    if class_weight != "balanced":
+        raise ValueError(f'class_weight must be a dict, "balanced" or None, got {class_weight!r}')
+    if y.ndim == 1:
+        present = np.bincount(y, weights, len(classes))
+        factors[1] = weights.sum() / (len(classes) * np.maximum(present, np.finfo(float).tiny))
+        return factors
+    present = weights @ y
+    for row, amount in ((0, weights.sum() - present), (1, present)):
+        factors[row] = np.divide(weights.sum(), 2 * amount, out=np.ones_like(amount), where=amount > 0)
+    return factors

@@ -30,7 +30,7 @@ from sedembed.shards import FrameRows, StoreWriter
 from sedembed.store import FORMAT_VERSION, EmbeddingStore, open_store
 from sedembed.windows import WINDOW_SECONDS, ClipSum
 
-__all__ = ["Listing", "embed_files", "embed_folder", "list_recordings"]
+__all__ = ["Listing", "describe_run", "embed_files", "embed_folder", "list_recordings"]
 
 logger = logging.getLogger(__name__)
 
@@ -197,7 +197,7 @@ def _embed_listing(
 ) -> EmbeddingStore:
     """Embed what is listed and not yet done; the arguments have been checked."""
     batch_size = MAX_BATCH if batch_size is None else int(batch_size)
-    with StoreWriter(out, _describe_run(model, folder, frames)) as writer:
+    with StoreWriter(out, describe_run(model, folder, frames)) as writer:
         writer.keep_failures(listing.files)
         for path, (error, message) in listing.failures.items():
             writer.fail(path, error, message)
@@ -235,7 +235,6 @@ def _embed_listing(
                 f"interrupted: {len(listing.files) - pool.left} of {len(listing.files)} files are done and kept in "
                 f"{out}; run the same command again to go on"
             )
-            logger.warning("%s", message)
             raise KeyboardInterrupt(message)
     return open_store(out)
 
@@ -303,7 +302,7 @@ class _Run:
         self._bar.update()
 
 
-def _describe_run(model: Embedder, folder: Path, frames: bool) -> dict[str, Any]:
+def describe_run(model: Embedder, folder: Path, frames: bool) -> dict[str, Any]:
     """Contents of `run.json`: the fingerprint covers `settings`, all that vectors depend on."""
     settings = {
         "format_version": FORMAT_VERSION,

@@ -16,14 +16,22 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.exceptions import ConvergenceWarning
-from sklearn.utils.class_weight import compute_class_weight
 from sklearn.utils.multiclass import check_classification_targets, type_of_target
-from sklearn.utils.validation import _check_sample_weight, check_is_fitted, column_or_1d, validate_data
+from sklearn.utils.validation import check_is_fitted, column_or_1d, validate_data
 
 from sedembed._evaluation.metrics import check_name
 from sedembed._fit import Fitted, Labels, Settings, Split, fit_one, score_path, scores_of
 from sedembed._probe_head import ProbeHead
-from sedembed._probe_inputs import Named, Scorer, check_large, identity, is_large, widened
+from sedembed._probe_inputs import (
+    Named,
+    Scorer,
+    check_large,
+    class_factors,
+    identity,
+    is_large,
+    row_weights,
+    widened,
+)
 from sedembed._rows import NORMALIZATIONS, Normalization, Normalizer, Rows
 from sedembed._splits import inner_splits
 from sedembed.errors import ProbeError
@@ -175,7 +183,7 @@ class LinearProbe(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         validation : (X, y), optional
             Rows to choose C by, not to be fitted.
         groups : array (N,), optional
-            Rows of one group stay together in the inner split.
+            Rows of one group stay together in the inner split. N counts all rows of `X`, also those without a label.
         folds : array (N,), optional
             Choose C by leaving out the rows of each value in turn.
         model : Embedder, optional
@@ -223,7 +231,8 @@ class LinearProbe(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             else:
                 chosen = 1.0
                 warnings.warn(
-                    "too few rows of each class to choose C by; C = 1 is taken: give validation=, folds= or C=",
+                    "C = 1 is taken: the rows to choose it by are too few, or none of their classes has the examples "
+                    f"that {metric} needs",
                     UserWarning,
                     stacklevel=2,
                 )
@@ -333,43 +342,10 @@ class LinearProbe(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             if len(self.classes_) < 2:
                 raise ValueError(f"needs rows of at least 2 classes, but y has only one class: {self.classes_[0]!r}")
         count = len(rows)
-        weights = np.ones(count) if sample_weight is None else self._weights(sample_weight, count)
+        weights = np.ones(count) if sample_weight is None else row_weights(sample_weight, count)
         if self.class_weight is not None:
-            factors = self._factors(y, weights)
+            factors = class_factors(self.class_weight, self.classes_, y, weights)
         return Labels(y, len(self.classes_), weights, factors)
-
-    @staticmethod
-    def _weights(sample_weight: ArrayLike, count: int) -> NDArray[np.float64]:
-        weights: NDArray[np.float64] = _check_sample_weight(
-            sample_weight, np.empty((count, 1)), dtype=np.float64, ensure_non_negative=True
-        )
-        if not weights.any():
-            raise ValueError("sample_weight is zero for every row; give at least some rows a weight")
-        return weights
-
-    def _factors(self, y: NDArray[Any], weights: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Weight of each class where it is absent and where it is present, (2, C)."""
-        factors = np.ones((2, len(self.classes_)))
-        if not isinstance(self.class_weight, str):
-            named = dict(cast(Mapping[Any, float], self.class_weight))
-            if y.ndim == 1:
-                factors[1] = compute_class_weight(named, classes=self.classes_, y=self.classes_[y])
-                return factors
-            unknown = set(named) - set(self.classes_.tolist())
-            if unknown:
-                raise ValueError(f"class_weight names {sorted(unknown, key=str)}, which are no classes")
-            factors[1] = [named.get(name, 1.0) for name in self.classes_.tolist()]
-            return factors
-        if self.class_weight != "balanced":
-            raise ValueError(f'class_weight must be a dict, "balanced" or None, got {self.class_weight!r}')
-        if y.ndim == 1:
-            present = np.bincount(y, weights, len(self.classes_))
-            factors[1] = weights.sum() / (len(self.classes_) * np.maximum(present, np.finfo(float).tiny))
-            return factors
-        present = weights @ y
-        for row, amount in ((0, weights.sum() - present), (1, present)):
-            factors[row] = np.divide(weights.sum(), 2 * amount, out=np.ones_like(amount), where=amount > 0)
-        return factors
 
     def _splits(self, rows: Rows, known: Labels, validation: Any, groups: Any, folds: Any) -> list[Split]:
         """Parts to choose C by."""

@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import json
 import multiprocessing
+import os
 import zlib
 from collections.abc import Callable, Mapping
 from importlib.resources import files
 from multiprocessing.process import BaseProcess
 from pathlib import Path
+
+# One thread for each of the processes that the tests run in: more would get in each other's way.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 import numpy as np
 import pytest

@@ -51,9 +51,9 @@ def esc50(tmp_path_factory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("model", ["log-mel", "untrained", "talnet"])
-def test_evaluate_esc50(esc50, model):
-    result = json.loads(run("evaluate_esc50.py", "--data", esc50, "--model", model))
+@pytest.mark.parametrize("features", ["log-mel", "untrained"])
+def test_esc50_baselines(esc50, features):
+    result = json.loads(run("esc50_baselines.py", "--data", esc50, "--features", features))
     assert result["clips"] == 20
     assert len(result["folds"]) == 5
     assert result["accuracy"] >= 0.9  # noise against tones
@@ -64,6 +64,27 @@ def test_compare_speed(esc50):
     printed = run("compare_speed.py", esc50 / "audio", "--limit", 4, "--rounds", 1)
     assert "by hand" in printed
     assert float(printed.rsplit("at most ", 1)[1]) < 1e-4
+
+
+def test_compare_probe_speed():
+    printed = run("compare_probe_speed.py", "--rounds", 1, "--rows", 120, "--size", 8, "--classes", 3)
+    rows = [line.split(" | ") for line in printed.splitlines() if line.startswith("| ") and "---" not in line]
+    assert [row[0].lstrip("| ") for row in rows[1:]] == [
+        "LinearProbe",
+        "GridSearchCV, default tolerance",
+        "GridSearchCV, same optimum",
+    ]
+    # Three made-up classes: all ways agree on what to predict.
+    assert min(float(row[5]) for row in rows[1:]) > 0.95
+
+
+def test_measure_probe(tmp_path):
+    sizes = ("--size", 8, "--classes", 3, "--memory", 1000)
+    (line,) = run("measure_probe.py", "--rows", 5000, *sizes, "--folder", tmp_path).splitlines()
+    result = json.loads(line)
+    assert not result["in memory"]
+    assert result["passes"] >= 1
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("arguments", [("--hours", 0.005), ("--files", 3)])

@@ -242,9 +242,7 @@ def evaluate(
         "precision": model.precision,
         "normalize": chain,
         "repeats": repeats,
-        "paper_other_metrics": {
-            name: _of_model(scores, model) for name, scores in getattr(task, "paper_other", {}).items()
-        },
+        "paper_other_metrics": {name: _of_model(scores, model) for name, scores in task.paper_other.items()},
         "missing_paths": list(contents.missing),
         "failures": failures,
         "excluded": dict(contents.excluded),

@@ -151,7 +151,7 @@ def _has_folds(round_: Round) -> bool:
 def _compute_or_nan(name: str, y: NDArray[Any], scores: NDArray[np.floating]) -> float:
     try:
         return metrics.compute(name, y, scores)
-    except ValueError:  # no class has the positives and negatives it needs
+    except metrics.UndefinedMetricError:
         return math.nan
 
 
@@ -166,7 +166,7 @@ def run_rounds(problem: Problem, rounds: Sequence[Round], repeats: int, notes: l
     task, fits = problem.task, list[Fit]()
     for round_ in rounds:
         known = problem.known(round_.train)
-        fittable = len(known) >= (1 if task.multilabel else 2)
+        fittable = len(known) >= (1 if task.multilabel and len(problem.classes) > 1 else 2)
         if not len(round_.test) or not (fittable or task.own_outputs):
             lacking = "test clips" if not len(round_.test) else "training clips of two classes"
             notes.append(f"round {round_.name} is left out: there are no {lacking}")

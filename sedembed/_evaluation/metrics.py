@@ -8,12 +8,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["check_name", "compute", "per_class"]
+__all__ = ["UndefinedMetricError", "check_name", "compute", "per_class"]
 
 _NAMES = ("accuracy", "macro_accuracy", "map", "mauc", "d_prime", "lwlrap")
 _TOP = re.compile(r"top([1-9][0-9]*)")
 # Rows are ranked in blocks of about this many scores, so that memory does not grow with the number of clips.
 _BLOCK = 1 << 20
+
+
+class UndefinedMetricError(ValueError):
+    """A metric of clips among which no class has the examples that it needs."""
 
 
 def check_name(name: str) -> None:
@@ -59,8 +63,8 @@ def compute(name: str, y: NDArray[Any], scores: NDArray[np.floating]) -> float:
     Raises
     ------
     ValueError
-        For an unknown name, shapes that do not fit, class indices out of range, scores that are not finite, no clips,
-        or if no class has the positives (and negatives) that the metric needs.
+        For an unknown name, shapes that do not fit, class indices out of range, scores that are not finite, no clips;
+        as `UndefinedMetricError` if no class has the positives (and negatives) that the metric needs.
 
     Examples
     --------
@@ -188,8 +192,10 @@ def _indicator(y: NDArray[Any], scores: NDArray[np.floating]) -> NDArray[np.bool
     return y if y.ndim == 2 else y[:, None] == np.arange(scores.shape[1])
 
 
-def _undefined(name: str, needed: str) -> ValueError:
-    return ValueError(f"{name} is not defined here: no class has {needed} among the clips; score more clips together")
+def _undefined(name: str, needed: str) -> UndefinedMetricError:
+    return UndefinedMetricError(
+        f"{name} is not defined here: no class has {needed} among the clips; score more clips together"
+    )
 
 
 # --- one class index a clip ----------------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from sedembed.embedder import MAX_BATCH, MAX_BATCH_FRAMES, Embedder
-from sedembed.folder import _describe_run, _interrupts_noted, _warnings_logged
+from sedembed.folder import _interrupts_noted, _warnings_logged, describe_run
 from sedembed.readers import ReaderPool, Source, Step
 from sedembed.shards import StoreWriter
 from sedembed.store import open_store
@@ -85,7 +85,7 @@ def tag_files(
 
 
 def _describe(model: Embedder, folder: Path) -> dict[str, object]:
-    run = _describe_run(model, folder, frames=False)
+    run = describe_run(model, folder, frames=False)
     settings = {**run["settings"], "embedding_size": len(model.labels), "vectors": "probabilities"}
     fingerprint = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
     return {**run, "settings": settings, "fingerprint": fingerprint}

@@ -7,6 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import ClassVar
 
 import numpy as np
@@ -17,7 +18,7 @@ from sedembed.errors import DatasetError
 __all__ = ["Clip", "Contents", "Round", "Task", "read_table"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Clip:
     """One recording that the protocol uses."""
 
@@ -63,6 +64,7 @@ class Task(ABC):
     multilabel: ClassVar[bool] = False
     classes: ClassVar[int]  # of the full data set
     paper: ClassVar[Mapping[str, float]]  # model to score, a fraction (Kumar et al. 2021, Table 2)
+    paper_other: ClassVar[Mapping[str, Mapping[str, float]]] = MappingProxyType({})  # the same for `other_metrics`
     source: ClassVar[str]  # where to get the data
     licence: ClassVar[str]
     layout: ClassVar[str]  # the expected files, one a line, for error messages and `--list`
