@@ -329,7 +329,7 @@ def solve(
         new_aimed = precondition(new_gradient)
         # Where the objective is too coarse to tell, the gradient must say that there is something to gain.
         least = torch.minimum(least, gain)
-        better = (value - new_value > grain * value) | (0.5 * _dot(new_gradient, new_aimed) < least)
+        better = (value - new_value > grain * value) | (_dot(new_gradient, new_aimed) < least)
         idle = torch.where(done | better, 0, idle + 1)
         at_limit |= ~enough | (idle >= _PATIENCE)
         moved, turned = trial - point, new_gradient - gradient

@@ -45,7 +45,7 @@ __all__ = ["LinearProbe"]
 DEFAULT_CS = tuple(float(f"{c:.3g}") for c in np.logspace(-1, 4, 11))
 # What two sets of vectors must have in common to be of one kind.
 _IDENTITY = ("version", "sha256", "front_end_version")
-_TOLERANCE, _TOLERANCE_FLOAT64 = 1e-6, 1e-22
+_TOLERANCE, _TOLERANCE_FLOAT64 = 1e-6, 1e-20
 
 
 class LinearProbe(ClassifierMixin, BaseEstimator):  # type: ignore[misc]

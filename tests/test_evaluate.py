@@ -448,7 +448,7 @@ class TestIncomplete:
         result = written(tmp_path, "split")
         assert result["folds"][0]["C"] == 1.0
         assert any("C is tuned within one group" in note for note in result["notes"])
-        assert any("too few rows of each class to choose C by" in note for note in result["notes"])
+        assert any("C = 1 is taken: the rows to choose it by are too few" in note for note in result["notes"])
 
     def test_round_without_enough(self, run: Callable, copied: Path, capsys: pytest.CaptureFixture[str]):
         for file in copied.glob("audio/b-*"):

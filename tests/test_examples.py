@@ -43,7 +43,8 @@ def esc50(tmp_path_factory) -> Path:
                 if target:
                     wave = 0.3 * np.sin(2 * np.pi * rng.uniform(400, 600) * np.arange(16_000) / 16_000) + wave / 50
                 soundfile.write(folder / "audio" / name.replace(".wav", ".ogg"), wave, 16_000)
-                rows.append({"filename": name, "fold": fold, "target": target, "category": f"class {target}"})
+                row = {"filename": name, "fold": fold, "target": target, "category": f"class {target}"}
+                rows.append({**row, "esc10": False, "src_file": 100 + target, "take": take})
     with (folder / "meta" / "esc50.csv").open("w", newline="") as stream:
         writer = csv.DictWriter(stream, list(rows[0]))
         writer.writeheader()

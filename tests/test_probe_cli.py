@@ -202,7 +202,7 @@ class TestFit:
     def test_warnings_are_sentences(self, fit, tmp_path):
         done = fit(write_labels(tmp_path / "l.csv", [(PATHS[0], "x"), (PATHS[-1], "y")]))
         assert (done.status, done.result["C"], done.result["validation_score"]) == (0, 1, None)
-        assert done.error.startswith("sedembed: too few rows of each class to choose C by")
+        assert done.error.startswith("sedembed: C = 1 is taken: the rows to choose it by are too few")
         assert done.error.count("\n") == 1
 
     def test_no_value_for_the_test_rows(self, fit, tmp_path):
