@@ -103,9 +103,9 @@ _RECORDS: Mapping[str, ModelRecord] = MappingProxyType(
             ),
             metrics=MappingProxyType(
                 {
-                    "esc50_accuracy": 0.8415,
-                    "esc50_accuracy_untrained": 0.4655,
-                    "esc50_accuracy_log_mel": 0.363,
+                    "esc50_accuracy": 0.857,
+                    "esc50_accuracy_untrained": 0.496,
+                    "esc50_accuracy_log_mel": 0.3595,
                     "held_out_correlation": 0.78,
                     "held_out_top1_agreement": 0.632,
                     "held_out_kl": 2.024,
