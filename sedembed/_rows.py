@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from sedembed.store import EmbeddingStore
 
-__all__ = ["NORMALIZATIONS", "Normalization", "Normalizer", "Rows", "as_rows"]
+__all__ = ["NORMALIZATIONS", "Normalization", "Normalizer", "Rows"]
 
 Normalization = Literal["standardize+l2", "l2", "none"]
 NORMALIZATIONS = ("standardize+l2", "l2", "none")
@@ -117,11 +117,6 @@ class Rows:
         for places, block in self.blocks():
             rows[places] = block
         return rows
-
-
-def as_rows(x: Any) -> Rows:
-    """Rows of what a user gave: an array on disk, an array or a store."""
-    return Rows(x if isinstance(x, (EmbeddingStore, np.ndarray)) else np.asarray(x))
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,8 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 
 import sedembed
 from sedembed import LinearProbe
+from sedembed._fit import Labels, Settings, _problem
+from sedembed._rows import Rows
 from sedembed.errors import ProbeError, SedembedError
 
 
@@ -136,6 +138,24 @@ class TestOptimum:
             z = Normalizer().fit_transform(StandardScaler().fit_transform(x.astype(np.float64)))
             reference = LogisticRegression(C=1.0, class_weight="balanced", tol=1e-10, max_iter=5000).fit(z, y)
             np.testing.assert_allclose(probe.predict_proba(x), reference.predict_proba(z), atol=2e-3)
+
+    @pytest.mark.parametrize("several", [False, True])
+    def test_problems_solved_together_are_those_solved_alone(self, several):
+        """Parts of unequal size in one batch, as on a GPU, one of them without any row of a class."""
+        x, y = multilabel(200, 10, 3) if several else blobs(200, 10, 4)
+        rows, labels = Rows(x), Labels(y.astype(bool) if several else y, 3 if several else 4, np.ones(200))
+        has = y[:, 0] == 1 if several else y == 0
+        parts = [np.arange(150), np.arange(60, 200), np.flatnonzero(~has)]
+        settings = Settings("standardize+l2", several, 1e-9, 300, 1 << 30, torch.device("cpu"), False)
+        basis = _problem(rows, labels, settings).basis
+        together = _problem(rows, labels, settings, parts, basis)
+        solution = together.solve(3.0, torch.zeros(together.dense.shape), None)
+        for i, part in enumerate(parts):
+            alone = _problem(rows, labels, settings, [part])
+            expected = alone.finish(alone.solve(3.0, torch.zeros(alone.dense.shape), None))
+            found = together.finish(solution, index=i)
+            np.testing.assert_allclose(found.weights, expected.weights, atol=2e-3)
+            np.testing.assert_allclose(found.intercept, expected.intercept, atol=2e-3)
 
     def test_two_classes_have_a_row_each(self):
         x, y = blobs(80, 6, 2)
