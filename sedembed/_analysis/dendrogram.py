@@ -138,7 +138,8 @@ def pairwise(rows: Matrix, distance: Distance) -> NDArray[np.float64]:
     from scipy.spatial.distance import pdist
 
     points = realise(rows, distance)
-    return pdist(points) if distance == "euclidean" else pdist(points, "sqeuclidean") / 2
+    distances: NDArray[np.float64] = pdist(points) if distance == "euclidean" else pdist(points, "sqeuclidean") / 2
+    return distances
 
 
 def optimal_order(merges: Matrix, distances: Matrix) -> NDArray[np.int64]:
