@@ -526,7 +526,7 @@ class TestRefusals:
             probe.fit(x, y, validation=(x, np.full(30, 7)))
         with pytest.raises(ValueError, match="4 numbers and these have 3"):
             probe.fit(x, y, validation=(x[:, :3], y))
-        with pytest.raises(ValueError, match="non-zero"):
+        with pytest.raises(ValueError, match="zero"):
             probe.fit(x, y, np.zeros(30))
 
     def test_sparse_labels_are_refused_clearly(self):
