@@ -218,8 +218,8 @@ class _InMemory:
     def coordinates(self, weights: NDArray[np.floating], intercept: NDArray[np.floating]) -> torch.Tensor:
         """Coordinates of the weights of rows."""
         w, b = (torch.from_numpy(np.ascontiguousarray(v)).to(self.basis) for v in (weights, intercept))
-        # A class without rows has no finite intercept.
-        b = torch.where(b > -1e29, b + self.centres[0] @ w, 0.0)
+        # A class without rows in some of the parts that a start is the mean of has no intercept worth the name.
+        b = torch.where(b > -1e20, b + self.centres[0] @ w, 0.0)
         return torch.cat((self.basis.T @ w, b[None]))[None]
 
     def finish(self, solution: Solution, evaluations: int = 0, index: int = 0) -> Fitted:

@@ -252,6 +252,18 @@ class TestChoiceOfC:
         assert a.scores_ == pytest.approx(b.scores_)
         np.testing.assert_allclose(a.predict_proba(x), b.predict_proba(x), atol=1e-3)
 
+    @pytest.mark.parametrize("several", [False, True])
+    def test_a_class_that_most_parts_lack(self, several):
+        x, y = multilabel(100, 8, 3) if several else blobs(100, 8, 3)
+        if several:
+            y[:, 0] = np.arange(100) < 4
+        else:
+            y = np.where(np.arange(100) < 4, 0, 1 + np.arange(100) % 2)
+        folds = np.arange(100) // 4  # the rows of that class are one of 25 folds
+        probe = LinearProbe(progress=False).fit(x, y, folds=folds)
+        alone = LinearProbe(C=probe.C_, progress=False).fit(x, y)
+        np.testing.assert_allclose(probe.predict_proba(x), alone.predict_proba(x), atol=5e-3)
+
     def test_same_rows_same_probe(self):
         x, y = blobs(150, 10, 3)
         a, b = (LinearProbe(progress=False).fit(x, y) for _ in range(2))
