@@ -80,7 +80,8 @@ class LinearProbe(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     max_iter : int
         Passes over the rows at most, for each C.
     max_memory : int
-        Bytes of vectors held at once. More of them are read again and again, from an array on disk (`numpy.memmap`) or
+        Bytes of float vectors held at once; working copies come on top, so that a fit takes up to three times as much.
+        More of them are read again and again, from an array on disk (`numpy.memmap`) or
         a store, to the same optimum.
     device : str or torch.device, optional
         Where to compute; by default the CPU.
