@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from sedembed.models.talnet import TALNet, TALNetConfig, fold_batchnorm, prepare
+from sedembed.models.blocks import fold_batchnorm
+from sedembed.models.talnet import TALNet, TALNetConfig, prepare
 
 NUMBERS = json.loads(files("sedembed").joinpath("models/talnet_normalizer.json").read_text())
 CONFIG = TALNetConfig(mean=tuple(NUMBERS["mu"]), std=tuple(NUMBERS["sigma"]))

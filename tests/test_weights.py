@@ -11,7 +11,8 @@ from safetensors.torch import load_file, save_file
 
 from sedembed.errors import ModelNotFoundError, WeightsError
 from sedembed.models import registry, weights
-from sedembed.models.talnet import TALNet, TALNetConfig, fold_batchnorm
+from sedembed.models.blocks import fold_batchnorm
+from sedembed.models.talnet import TALNet, TALNetConfig
 from sedembed.models.weights import load_config, load_network, resolve, save_pretrained
 
 CONFIG = TALNetConfig(mean=tuple(i / 3 - 20 for i in range(64)), std=tuple(1 + i / 7 for i in range(64)))
@@ -223,7 +224,7 @@ class TestConfig:
         ("changes", "says"),
         [
             ({"extra": 1, "other": 2}, "unknown key 'extra', 'other'"),
-            ({"architecture": "vggish"}, "'architecture' should be one of talnet, got 'vggish'"),
+            ({"architecture": "vggish"}, "'architecture' should be one of talnet, weanet, got 'vggish'"),
             ({"architecture": ["talnet"]}, "'architecture' should be one of"),
             ({"classes": True}, "'classes' should be of type int, got True"),
             ({"classes": 527.0}, r"'classes' should be of type int, got 527\.0"),

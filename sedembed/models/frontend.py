@@ -1,23 +1,32 @@
-"""TALNet's log-mel front end, the same function as the authors' librosa code without librosa on the path."""
+"""The log-mel front ends, the same functions as the authors' librosa code without librosa on the path."""
 
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch.nn import functional
 
-__all__ = ["FRAME_RATE", "HOP_LENGTH", "N_MELS", "SAMPLE_RATE", "frame_count", "log_mel", "mel_filterbank"]
+__all__ = [
+    "FRAME_RATE",
+    "HOP_LENGTH",
+    "N_MELS",
+    "SAMPLE_RATE",
+    "TALNET",
+    "Spectrogram",
+    "frame_count",
+    "log_mel",
+    "mel_filterbank",
+]
 
 SAMPLE_RATE = 16_000
-N_FFT = 4096
-WIN_LENGTH = 1024
 HOP_LENGTH = 400
 N_MELS = 64
 FRAME_RATE = SAMPLE_RATE / HOP_LENGTH
-TOP_DB = 80.0
 FLOOR = 1e-10
 TEN_SECONDS = 10 * SAMPLE_RATE
 
@@ -68,20 +77,75 @@ def mel_filterbank(
     return np.asarray(triangles * 2.0 / (edges[2:] - edges[:-2]), dtype=np.float64)
 
 
-@lru_cache(maxsize=4)
-def _constants(device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
-    window = 0.5 - 0.5 * torch.cos(2.0 * math.pi * torch.arange(WIN_LENGTH, dtype=torch.float64) / WIN_LENGTH)
-    filters = torch.from_numpy(mel_filterbank(SAMPLE_RATE, N_FFT, N_MELS)).T.contiguous()
+@dataclass(frozen=True)
+class Spectrogram:
+    """A log-mel spectrogram of mono sound at 16 kHz.
+
+    Parameters
+    ----------
+    n_fft, win_length, hop_length : int
+        Fourier transform, periodic Hann window and distance of frames, in samples.
+    n_mels : int
+        Slaney triangles, area-normalised, from 0 Hz to half the sampling rate.
+    power : float
+        Exponent of the magnitude under the triangles: 1 or 2.
+    top_db : float
+        Values lie at most so many dB under the maximum of the window.
+    """
+
+    n_fft: int = 4096
+    win_length: int = 1024
+    hop_length: int = HOP_LENGTH
+    n_mels: int = N_MELS
+    power: float = 1.0
+    top_db: float = 80.0
+
+    def __call__(self, waveform: torch.Tensor, frames: int | None = None) -> torch.Tensor:
+        """Decibels of a waveform, (samples,) or (batch, samples) → (frames, n_mels) or (batch, frames, n_mels).
+
+        Frame i is centred on sample i·hop_length. Without `frames` there are 1 + samples // hop_length of them, as
+        `librosa.stft(center=True, pad_mode="constant")` has; more frames hear zeros.
+        """
+        window, filters = _constants(self, waveform.device)
+        single = waveform.ndim == 1
+        batch = waveform.reshape(-1, waveform.shape[-1])
+        samples = batch.shape[-1]
+        frames = 1 + samples // self.hop_length if frames is None else frames
+        # The window covers the middle of the n_fft samples, and a magnitude feels no shift: only those are framed.
+        half = self.win_length // 2
+        padded = functional.pad(batch, (half, max(half, (frames - 1) * self.hop_length + half - samples)))
+        framed = padded.unfold(-1, self.win_length, self.hop_length)[:, :frames]
+        mel = batch.new_empty((batch.shape[0], frames, self.n_mels))
+        for start in range(0, frames, _BLOCK_FRAMES):
+            block = framed[:, start : start + _BLOCK_FRAMES] * window
+            # float64: quiet bins lie 75 dB (3e-8 in magnitude) under a tone, below what a float32 transform resolves.
+            spectrum = torch.fft.rfft(block, n=self.n_fft)
+            real, imaginary = spectrum.real.float(), spectrum.imag.float()
+            energy = real.mul_(real).addcmul_(imaginary, imaginary)
+            mel[:, start : start + _BLOCK_FRAMES] = (energy.sqrt_() if self.power == 1.0 else energy) @ filters
+        decibels = mel.clamp_min_(FLOOR).log10_().mul_(10.0)
+        decibels = torch.maximum(decibels, decibels.amax(dim=(-2, -1), keepdim=True) - self.top_db)
+        return decibels[0] if single else decibels
+
+
+TALNET = Spectrogram()
+
+
+@lru_cache(maxsize=8)
+def _constants(spectrogram: Spectrogram, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+    length = spectrogram.win_length
+    window = 0.5 - 0.5 * torch.cos(2.0 * math.pi * torch.arange(length, dtype=torch.float64) / length)
+    filters = torch.from_numpy(mel_filterbank(SAMPLE_RATE, spectrogram.n_fft, spectrogram.n_mels)).T.contiguous()
     return window.to(device), filters.to(device=device, dtype=torch.float32)
 
 
 def frame_count(samples: int) -> int:
-    """Count the feature frames of a window of `samples` samples: one per 25 ms; the authors keep 400 of 10 s."""
+    """Count TALNet's frames of a window of `samples` samples: one per 25 ms; the authors keep 400 of 10 s."""
     return 400 if samples == TEN_SECONDS else 1 + samples // HOP_LENGTH
 
 
 def log_mel(waveform: torch.Tensor) -> torch.Tensor:
-    """Log-mel spectrogram of one window, before the per-bin normalisation.
+    """TALNet's log-mel spectrogram of one window, before the per-bin normalisation.
 
     Parameters
     ----------
@@ -97,25 +161,6 @@ def log_mel(waveform: torch.Tensor) -> torch.Tensor:
     Notes
     -----
     `librosa.stft(n_fft=4096, hop_length=400, win_length=1024, center=True, pad_mode="constant")`, `abs`, 64 Slaney
-    filters, `librosa.power_to_db`, as in the authors' feature extraction (cmu-thesis). The Hann window covers 1024 of
-    the 4096 samples, and a magnitude does not feel a shift in time, so only those 1024 are framed.
+    filters, `librosa.power_to_db`, as in the authors' feature extraction (cmu-thesis).
     """
-    window, filters = _constants(waveform.device)
-    single = waveform.ndim == 1
-    batch = waveform.reshape(-1, waveform.shape[-1])
-    samples = batch.shape[-1]
-    frames = frame_count(samples)
-    half = WIN_LENGTH // 2
-    padded = torch.nn.functional.pad(batch, (half, max(half, (frames - 1) * HOP_LENGTH + half - samples)))
-    framed = padded.unfold(-1, WIN_LENGTH, HOP_LENGTH)[:, :frames]
-    mel = batch.new_empty((batch.shape[0], frames, N_MELS))
-    for start in range(0, frames, _BLOCK_FRAMES):
-        block = framed[:, start : start + _BLOCK_FRAMES] * window
-        # float64: quiet bins lie 75 dB (3e-8 in magnitude) under a tone, below what a float32 transform resolves.
-        spectrum = torch.fft.rfft(block, n=N_FFT)
-        real, imaginary = spectrum.real.float(), spectrum.imag.float()
-        magnitude = real.mul_(real).addcmul_(imaginary, imaginary).sqrt_()
-        mel[:, start : start + _BLOCK_FRAMES] = magnitude @ filters
-    decibels = mel.clamp_min_(FLOOR).log10_().mul_(10.0)
-    decibels = torch.maximum(decibels, decibels.amax(dim=(-2, -1), keepdim=True) - TOP_DB)
-    return decibels[0] if single else decibels
+    return TALNET(waveform, frame_count(waveform.shape[-1]))

@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-import copy
 from dataclasses import dataclass
 from typing import Literal, NamedTuple, get_args
 
 import torch
 from torch import nn
-from torch.nn import functional
 
-from sedembed.models.frontend import FRAME_RATE, SAMPLE_RATE, log_mel
+from sedembed.models.blocks import PROBABILITY_FLOOR, ConvBlock, blank_beyond, prepare_convolutions
+from sedembed.models.frontend import FRAME_RATE, N_MELS, SAMPLE_RATE, log_mel
 from sedembed.models.recurrence import bidirectional_gru
-from sedembed.models.winograd import use_winograd
 
-__all__ = ["TALNet", "TALNetConfig", "TALNetOutput", "fold_batchnorm", "prepare"]
+__all__ = ["TALNet", "TALNetConfig", "TALNetOutput", "prepare"]
 
 Pooling = Literal["max", "average", "linear", "exponential", "attention"]
 
 CHANNELS = (1, 32, 32, 64, 64, 128, 128, 256, 256, 512, 512)
 POOLS = {2: (2, 2), 4: (2, 2), 6: (1, 2), 8: (1, 2), 10: (1, 2)}
-_PROBABILITY_FLOOR = 1e-7
 
 
 @dataclass(frozen=True)
@@ -76,21 +73,6 @@ class TALNetOutput(NamedTuple):
     lengths: torch.Tensor | None
 
 
-class ConvBlock(nn.Module):
-    """3x3 convolution, batch normalisation, ReLU and, in every second block, max-pooling."""
-
-    def __init__(self, in_channels: int, out_channels: int, pool: tuple[int, int] | None) -> None:
-        super().__init__()
-        # The bias is redundant before a batch normalisation, but the authors' checkpoints hold it.
-        self.conv = nn.Conv2d(in_channels, out_channels, 3, padding=1)
-        self.bn: nn.Module = nn.BatchNorm2d(out_channels)
-        self.pool = pool
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        x = functional.relu_(self.bn(self.conv(x)))
-        return x if self.pool is None else functional.max_pool2d(x, self.pool)
-
-
 class TALNet(nn.Module):
     """The CRNN of Wang (2018), "Polyphonic sound event detection with weak labeling", trained on AudioSet.
 
@@ -103,8 +85,13 @@ class TALNet(nn.Module):
     sample_rate = SAMPLE_RATE
     min_samples = 1200  # four feature frames: one frame of the GRU
     embedding_size = 1024
+    n_mels = N_MELS
+    feature_rate = FRAME_RATE  # feature frames per second
+    feature_rate = FRAME_RATE
     frame_rate = FRAME_RATE / 4
     first_frame_time = 1.5 / FRAME_RATE  # centre of the first four feature frames, in seconds
+    # Sixteen windows of ten seconds: larger batches were not faster, and four windows of a minute stay under 2 GB.
+    max_batch_frames = 16 * 401
 
     mean: torch.Tensor
     std: torch.Tensor
@@ -167,16 +154,16 @@ class TALNet(nn.Module):
         """`forward` for features that are normalised (and, in training, masked) already."""
         x = x[:, None].to(self._convolution_dtype)
         if lengths is not None:
-            x = _blank_beyond(x, lengths)
+            x = blank_beyond(x, lengths)
         for i in range(1, 11):
             x = self.get_submodule(f"conv{i}")(x)
             if lengths is not None:
                 lengths = lengths // POOLS.get(i, (1, 1))[0]
-                x = _blank_beyond(x, lengths)
+                x = blank_beyond(x, lengths)
         # (batch, channel, frame, bin) -> (batch, frame, channel·2 + bin), the authors' order.
         x = x.permute(0, 2, 1, 3).flatten(2).to(self.fc_prob.weight.dtype)
         frames = self._recur(x, lengths)
-        probabilities = torch.sigmoid(self.fc_prob(frames)).clamp(_PROBABILITY_FLOOR, 1.0 - _PROBABILITY_FLOOR)
+        probabilities = torch.sigmoid(self.fc_prob(frames)).clamp(PROBABILITY_FLOOR, 1.0 - PROBABILITY_FLOOR)
         return TALNetOutput(frames, probabilities, lengths)
 
     def _recur(self, x: torch.Tensor, lengths: torch.Tensor | None) -> torch.Tensor:
@@ -217,32 +204,6 @@ class TALNet(nn.Module):
         return (p * weight).sum(1), weight.sum(1)
 
 
-def _blank_beyond(x: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
-    beyond = torch.arange(x.shape[2], device=x.device) >= lengths[:, None]
-    return x.masked_fill(beyond[:, None, :, None], 0.0)
-
-
-def fold_batchnorm(network: TALNet) -> TALNet:
-    """Copy of a network in evaluation mode with every batch normalisation folded into its convolution.
-
-    Parameters
-    ----------
-    network : TALNet
-        Left unchanged.
-
-    Returns
-    -------
-    TALNet
-        The same function to rounding (measured 3e-7), faster, and not trainable as before.
-    """
-    folded = copy.deepcopy(network).eval()
-    for block in folded.children():
-        if isinstance(block, ConvBlock) and isinstance(block.bn, nn.BatchNorm2d):
-            block.conv = nn.utils.fusion.fuse_conv_bn_eval(block.conv, block.bn)
-            block.bn = nn.Identity()
-    return folded.requires_grad_(False)
-
-
 def prepare(network: TALNet, device: torch.device, convolutions: torch.dtype = torch.float32) -> TALNet:
     """Copy of a network made ready to embed on a device: the same function, to rounding, and faster.
 
@@ -261,13 +222,6 @@ def prepare(network: TALNet, device: torch.device, convolutions: torch.dtype = t
         Batch normalisations folded; on a CPU in float32, wide convolutions by Winograd's algorithm and both directions
         of the GRU stepping together (measured 1.1e-6 relative).
     """
-    prepared = fold_batchnorm(network)
-    for block in prepared.children():
-        if isinstance(block, ConvBlock):
-            block.to(convolutions)
-    prepared.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    if device.type == "cpu":
-        prepared.steps_together = True
-        if convolutions == torch.float32:
-            use_winograd(prepared, freeze=True)
+    prepared = prepare_convolutions(network, device, convolutions)
+    prepared.steps_together = device.type == "cpu"
     return prepared

@@ -1,0 +1,290 @@
+"""WEANet: a fully convolutional network whose segments are weighed by an attention of each class's own.
+
+What the paper states: 64 log-mel bins at 100 frames a second; B1 to B4 of two convolutions and max-pooling each; B5 to
+B8 of convolutions only, whose output is segment-level; class-specific attention; an embedding of 2048 numbers from B5,
+averaged or maximised over time, of unit length. Everything else is a reconstruction from the paper, the first author's
+released predecessor and the geometry; each such choice is a field of `WEANetConfig`.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal, NamedTuple, get_args
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+from sedembed.models.blocks import PROBABILITY_FLOOR, ConvBlock, blank_beyond, prepare_convolutions
+from sedembed.models.frontend import SAMPLE_RATE, Spectrogram
+
+__all__ = ["WEANet", "WEANetConfig", "WEANetOutput", "prepare"]
+
+EmbeddingPooling = Literal["average", "max"]
+
+
+@dataclass(frozen=True)
+class WEANetConfig:
+    """Everything about a WEANet that its weights do not say. All defaults but `n_mels` are a reconstruction.
+
+    Parameters
+    ----------
+    classes : int
+        Number of sound events.
+    embedding_pooling : {"average", "max"}
+        How the segments' embeddings become a clip's; the paper has both.
+    channels : tuple of 4 int
+        Of the two 3x3 convolutions in each of B1 to B4.
+    pools : tuple of 4 int
+        Max-pooling after each of B1 to B4, the same in time and frequency.
+    segment_channels : int
+        Of B5: the size of an embedding.
+    segment_steps : int
+        Length of B5's kernel in time; in frequency it spans what pooling leaves of `n_mels`.
+    hidden_channels : tuple of 2 int
+        Of the 1x1 convolutions B6 and B7.
+    n_fft, win_length, hop_length, n_mels : int
+        Front end at 16 kHz: Fourier transform, Hann window and hop in samples, Slaney filters up to 8 kHz.
+    power, top_db : float
+        Exponent of the magnitude, 1 or 2, and range of the decibels below the maximum of the window.
+    mean, std : float
+        The decibels are normalised to (x - mean) / std. 0 and 1: no normalisation.
+    architecture : str
+        Always "weanet".
+    """
+
+    classes: int = 527
+    embedding_pooling: EmbeddingPooling = "average"
+    channels: tuple[int, ...] = (64, 128, 256, 512)
+    pools: tuple[int, ...] = (4, 2, 2, 2)
+    segment_channels: int = 2048
+    segment_steps: int = 3
+    hidden_channels: tuple[int, ...] = (1024, 1024)
+    n_fft: int = 512
+    win_length: int = 256
+    hop_length: int = 160
+    n_mels: int = 64
+    power: float = 2.0
+    top_db: float = 80.0
+    mean: float = 0.0
+    std: float = 1.0
+    architecture: Literal["weanet"] = "weanet"
+
+    def __post_init__(self) -> None:
+        for name, count in (("channels", 4), ("pools", 4), ("hidden_channels", 2)):
+            if len(getattr(self, name)) != count:
+                raise ValueError(f"{name} needs {count} numbers, got {len(getattr(self, name))}")
+        sizes = ("classes", "segment_channels", "segment_steps", "n_fft", "win_length", "hop_length", "n_mels")
+        for name in sizes:
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        for name in ("channels", "pools", "hidden_channels"):
+            if min(getattr(self, name)) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.embedding_pooling not in get_args(EmbeddingPooling):
+            raise ValueError(f"embedding_pooling must be average or max, got {self.embedding_pooling!r}")
+        if self.n_mels % self.segment_hop:
+            raise ValueError(
+                f"n_mels must be a multiple of the product of pools, {self.segment_hop}, got {self.n_mels}"
+            )
+        if self.win_length > self.n_fft or self.win_length % 2:
+            raise ValueError(f"win_length must be even and at most n_fft, got {self.win_length}")
+        if self.power not in (1.0, 2.0):
+            raise ValueError(f"power must be 1 or 2, got {self.power}")
+        if not (0 < self.top_db < math.inf and 0 < self.std < math.inf and math.isfinite(self.mean)):
+            raise ValueError("top_db, mean and std must be finite, top_db and std positive")
+
+    @property
+    def segment_hop(self) -> int:
+        """Feature frames from one segment to the next."""
+        hop = 1
+        for pool in self.pools:
+            hop *= pool
+        return hop
+
+    @property
+    def spectrogram(self) -> Spectrogram:
+        """The front end."""
+        return Spectrogram(self.n_fft, self.win_length, self.hop_length, self.n_mels, self.power, self.top_db)
+
+
+class WEANetOutput(NamedTuple):
+    """What the network gives for a batch of windows.
+
+    Attributes
+    ----------
+    frames : torch.Tensor, shape (batch, segments, 2048)
+        Output of B5, a segment every 0.32 s: the segment embeddings.
+    probabilities : torch.Tensor, shape (batch, segments, classes)
+        Probability of each event in each segment, in [1e-7, 1 - 1e-7].
+    attention : torch.Tensor, shape (batch, segments, classes)
+        Logits of the attention; its softmax over the valid segments weighs the probabilities of a class.
+    lengths : torch.Tensor or None, int64, shape (batch,)
+        Valid segments of each item where `lengths` were given; segments beyond are meaningless.
+    """
+
+    frames: torch.Tensor
+    probabilities: torch.Tensor
+    attention: torch.Tensor
+    lengths: torch.Tensor | None
+
+
+class WEANet(nn.Module):
+    """WEANet of Kumar et al. (2021), reconstructed.
+
+    Parameters
+    ----------
+    config : WEANetConfig
+        Sizes, front end and pooling.
+    """
+
+    sample_rate = SAMPLE_RATE
+    mean: torch.Tensor
+    std: torch.Tensor
+
+    def __init__(self, config: WEANetConfig) -> None:
+        super().__init__()
+        self.config = config
+        channels = (1, *config.channels)
+        for i in range(1, 5):
+            pool = (config.pools[i - 1], config.pools[i - 1])
+            block = nn.Sequential(ConvBlock(channels[i - 1], channels[i]), ConvBlock(channels[i], channels[i], pool))
+            self.add_module(f"b{i}", block)
+        left = config.n_mels // config.segment_hop
+        size, (hidden, last) = config.segment_channels, config.hidden_channels
+        self.b5 = ConvBlock(channels[4], size, kernel=(config.segment_steps, left), padding=0)
+        self.b6 = ConvBlock(size, hidden, kernel=(1, 1), padding=0)
+        self.b7 = ConvBlock(hidden, last, kernel=(1, 1), padding=0)
+        self.b8 = nn.Linear(last, config.classes)
+        self.attention = nn.Linear(last, config.classes)
+        # Of the configuration, not of the weights.
+        self.register_buffer("mean", torch.tensor(config.mean, dtype=torch.float32), persistent=False)
+        self.register_buffer("std", torch.tensor(config.std, dtype=torch.float32), persistent=False)
+        self._initialise()
+
+    @property
+    def embedding_size(self) -> int:
+        """Length of an embedding."""
+        return self.config.segment_channels
+
+    @property
+    def n_mels(self) -> int:
+        """Bins of a feature frame."""
+        return self.config.n_mels
+
+    @property
+    def feature_rate(self) -> float:
+        """Feature frames per second."""
+        return SAMPLE_RATE / self.config.hop_length
+
+    @property
+    def frame_rate(self) -> float:
+        """Segments per second."""
+        return self.feature_rate / self.config.segment_hop
+
+    @property
+    def min_frames(self) -> int:
+        """Feature frames of the shortest input: one segment."""
+        return self.config.segment_hop * self.config.segment_steps
+
+    @property
+    def min_samples(self) -> int:
+        """Shortest input in samples."""
+        return (self.min_frames - 1) * self.config.hop_length
+
+    @property
+    def max_batch_frames(self) -> int:
+        """Most feature frames of a batch: two maps of B1 and the copy that blanks padding then take 1 GiB."""
+        return 2**30 // (3 * 4 * self.config.channels[0] * self.config.n_mels)
+
+    @property
+    def first_frame_time(self) -> float:
+        """Centre of the first segment's feature frames, in seconds."""
+        return (self.min_frames - 1) / 2 / self.feature_rate
+
+    @property
+    def _convolution_dtype(self) -> torch.dtype:
+        return next(self.parameters()).dtype
+
+    def _initialise(self) -> None:
+        gain = nn.init.calculate_gain("relu")
+        for module in self.modules():
+            if isinstance(module, (nn.Conv2d, nn.Linear)):
+                nn.init.xavier_uniform_(module.weight, gain)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+
+    def features(self, waveform: torch.Tensor) -> torch.Tensor:
+        """Log-mel features of one window in dB; zeros follow the sound up to a whole number of segment hops."""
+        hop = self.config.segment_hop
+        frames = 1 + waveform.shape[-1] // self.config.hop_length
+        return self.config.spectrogram(waveform, -(-frames // hop) * hop)
+
+    def forward(self, log_mel: torch.Tensor, lengths: torch.Tensor | None = None) -> WEANetOutput:
+        """Segment embeddings, probabilities and attention of a batch of windows.
+
+        Parameters
+        ----------
+        log_mel : torch.Tensor, shape (batch, frames, 64)
+            Log-mel features in dB as `features` gives them; at least 96 frames.
+        lengths : torch.Tensor, int64, shape (batch,), optional
+            Valid frames of each item, where shorter ones were padded. Padding never reaches a valid segment: it is set
+            to zero after every block, as the border of a convolution is.
+
+        Returns
+        -------
+        WEANetOutput
+            Segments with a hop of 32 frames; the last two hops begin none.
+
+        Raises
+        ------
+        ValueError
+            For fewer frames than a segment has.
+        """
+        return self.forward_normalised((log_mel - self.mean) / self.std, lengths)
+
+    def forward_normalised(self, x: torch.Tensor, lengths: torch.Tensor | None = None) -> WEANetOutput:
+        """`forward` for features that are normalised (and, in training, masked) already."""
+        if x.shape[1] < self.min_frames:
+            raise ValueError(
+                f"expected at least {self.min_frames} feature frames, one segment, got {x.shape[1]}; pad the sound "
+                f"with zeros to {self.min_samples} samples"
+            )
+        x = x[:, None].to(self._convolution_dtype)
+        if lengths is not None:
+            x = blank_beyond(x, lengths)
+        for i in range(1, 5):
+            for block in self.get_submodule(f"b{i}").children():
+                x = block(x)
+                if lengths is not None and isinstance(block, ConvBlock):
+                    lengths = lengths if block.pool is None else lengths // block.pool[0]
+                    x = blank_beyond(x, lengths)
+        x = self.b5(x)
+        frames = x[..., 0].transpose(1, 2).to(self.b8.weight.dtype)
+        hidden = self.b7(self.b6(x))[..., 0].transpose(1, 2).to(self.b8.weight.dtype)
+        probabilities = torch.sigmoid(self.b8(hidden)).clamp(PROBABILITY_FLOOR, 1.0 - PROBABILITY_FLOOR)
+        valid = None if lengths is None else lengths - (self.config.segment_steps - 1)
+        return WEANetOutput(frames, probabilities, self.attention(hidden), valid)
+
+    def pool(self, output: WEANetOutput) -> torch.Tensor:
+        """Clip probabilities, shape (batch, classes): each class weighs the valid segments by its own attention."""
+        attention = output.attention
+        if output.lengths is not None:
+            beyond = torch.arange(attention.shape[1], device=attention.device) >= output.lengths[:, None]
+            attention = attention.masked_fill(beyond[..., None], -torch.inf)
+        return (functional.softmax(attention, 1) * output.probabilities).sum(1)
+
+    def pool_terms(self, output: WEANetOutput) -> tuple[torch.Tensor, torch.Tensor]:
+        """Numerator and denominator of `pool`; both add up over the windows of a long clip."""
+        # No maximum is taken off, so that windows add up; double holds e^700.
+        weight = output.attention.double().exp()
+        if output.lengths is not None:
+            valid = torch.arange(weight.shape[1], device=weight.device) < output.lengths[:, None]
+            weight = weight * valid[..., None]
+        return (output.probabilities * weight).sum(1), weight.sum(1)
+
+
+def prepare(network: WEANet, device: torch.device, convolutions: torch.dtype = torch.float32) -> WEANet:
+    """Copy of a network made ready to embed on a device: `sedembed.models.blocks.prepare_convolutions`."""
+    return prepare_convolutions(network, device, convolutions)
