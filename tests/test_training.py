@@ -9,16 +9,19 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import scipy.stats
 import soundfile
 import soxr
 import torch
 from safetensors.torch import save_file
+from sklearn.metrics import average_precision_score
 
 from sedembed import load_model
 from sedembed._training.collection import CropSettings, draw_crop, draw_mixture, open_collection, spec_augment_bounds
-from sedembed._training.distill import DistillConfig, Trainer
+from sedembed._training.distill import DistillConfig, Trainer, _alignment
+from sedembed._training.held_out import compare
 from sedembed._training.muon import Muon, orthogonalise
-from sedembed._training.teacher import Teacher, load_teacher
+from sedembed._training.teacher import TEACHER_CELL_SECONDS, Teacher, load_teacher
 from sedembed.models.winograd import WinogradConv2d, use_winograd
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"
@@ -104,6 +107,57 @@ class TestTeacher:
 
     def test_parameters(self):
         assert sum(p.numel() for p in Teacher().parameters()) == 983_599
+
+    def test_cells_lie_where_they_are_said_to(self):
+        torch.manual_seed(0)
+        teacher = Teacher().eval()
+        mel = torch.zeros(1, 1, 128, 801)
+        with torch.no_grad():
+            silent = teacher.classify(mel)
+            mel[..., 480 : 480 + 1] = 20.0  # 10 ms at 4.8 s: cell 15
+            loud = teacher.classify(mel)
+        change = (loud.frames - silent.frames)[0].square().sum(1)
+        assert change.shape == (26,)
+        assert change.argmax() == round(4.8 / TEACHER_CELL_SECONDS) == 15
+        torch.testing.assert_close(loud.frames.mean(1), loud.embeddings)
+
+
+class TestAlignment:
+    def test_interpolates_a_ramp(self):
+        times = 0.475 + 0.32 * np.arange(14)
+        matrix = _alignment(times, 16)
+        assert matrix.shape == (16, 14)
+        inner = matrix.sum(1) > 0.999
+        # The first cell is before all segments and the last after them.
+        assert inner.tolist() == [False] + [True] * 14 + [False]
+        values = (matrix @ torch.from_numpy(times).float())[inner].numpy()
+        np.testing.assert_allclose(values[1:-1], 0.32 * np.arange(2, 14), atol=1e-5)
+
+    def test_averages_finer_frames(self):
+        times = 0.0375 + 0.1 * np.arange(50)
+        matrix = _alignment(times, 16)
+        np.testing.assert_allclose(matrix.sum(1), 1.0, atol=1e-6)
+        middle = (matrix @ torch.from_numpy(times).float())[1:-1].numpy()
+        np.testing.assert_allclose(middle, 0.32 * np.arange(1, 15), atol=0.02)
+
+
+class TestHeldOut:
+    def test_figures_against_scipy_and_scikit_learn(self):
+        rng = np.random.default_rng(0)
+        ours, theirs = rng.random((12, 7)), rng.random((12, 7))
+        figures = compare(ours, theirs, 0.5)
+        correlation = np.mean([scipy.stats.pearsonr(a, b).statistic for a, b in zip(ours, theirs, strict=True)])
+        assert figures["correlation"] == pytest.approx(correlation)
+        divergence = np.mean(
+            [
+                sum(scipy.stats.entropy([b, 1 - b], [a, 1 - a]) for a, b in zip(p, q, strict=True))
+                for p, q in zip(ours, theirs, strict=True)
+            ]
+        )
+        assert figures["kl"] == pytest.approx(divergence)
+        assert figures["map"] == pytest.approx(average_precision_score(theirs >= 0.5, ours, average="macro"))
+        assert figures["top1_agreement"] == (ours.argmax(1) == theirs.argmax(1)).mean()
+        assert compare(theirs, theirs, 0.5)["kl"] == pytest.approx(0.0, abs=1e-12)
 
 
 @pytest.fixture(scope="module")
@@ -281,7 +335,42 @@ class TestRun:
         assert row["step"] == "10"
         assert float(row["held_out_kl"]) > 0
 
+    def test_weanet_learns_and_continues(self, data, tmp_path):
+        settings = {"model": "weanet", "local_weight": 0.5, "steps": 3, "checkpoint_every": 1, "warmup_steps": 1}
+        run = trainer(data, tmp_path, **settings)
+        assert run.student.network.config.std != 1.0  # measured on the recordings
+        assert run.student.network.b1[0].conv.weight.is_contiguous()
+        batch = run.make_batch(0)
+        losses = []
+        for run.step in range(3):
+            bce, mse, local = run._update(batch)
+            losses.append(0.125 * bce + mse + 0.5 * local)
+        assert losses[-1] < losses[0]
+        run.step = 2
+        run._save(tmp_path / "checkpoint.pt")
+        again = trainer(data, tmp_path, **settings)
+        assert again.step == 2
+        again.run()
+        assert load_model(tmp_path / "model").embedding_size == 2048
+
+    def test_the_local_loss_is_that_of_a_loop(self, data, tmp_path):
+        run = trainer(data, tmp_path, local_weight=1.0)
+        batch = run.make_batch(0)
+        frames = {}
+        run.student.to_teacher.register_forward_hook(lambda _, __, out: frames.update(out=out.detach().numpy()))
+        local = run._update(batch)[2]
+        times = [0.0375 + 0.1 * i for i in range(frames["out"].shape[1])]
+        errors = []
+        for item, cells in zip(frames["out"], batch.local.numpy(), strict=True):
+            for k, target in enumerate(cells):
+                weights = [max(0.0, 1 - abs(0.32 * k - time) / 0.32) for time in times]
+                if sum(weights) > 0.5:
+                    errors.append(((np.average(item, axis=0, weights=weights) - target) ** 2).mean())
+        assert local == pytest.approx(np.mean(errors), rel=1e-4)
+
     def test_unknown_settings_are_refused(self, tmp_path):
+        with pytest.raises(ValueError, match="weenet"):
+            DistillConfig(model="weenet")
         (tmp_path / "a.json").write_text(json.dumps({"stepz": 1}))
         with pytest.raises(ValueError, match="stepz"):
             DistillConfig.read(tmp_path / "a.json")

@@ -1,4 +1,4 @@
-"""Train TALNet to give what a teacher gives: ``python -m sedembed._training.distill --help``.
+"""Train a network to give what a teacher gives: ``python -m sedembed._training.distill --help``.
 
 The teacher hears the very mixture that the student hears, so no label is ever wrong.
 """
@@ -13,9 +13,11 @@ import logging
 import math
 import os
 import time
+from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, fields
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -34,9 +36,9 @@ from sedembed._training.collection import (
     spec_augment_bounds,
 )
 from sedembed._training.muon import Muon
-from sedembed._training.teacher import TEACHER_SAMPLE_RATE, load_teacher
-from sedembed.models.frontend import FRAME_RATE, N_MELS, log_mel
+from sedembed._training.teacher import TEACHER_CELL_SECONDS, TEACHER_SAMPLE_RATE, load_teacher
 from sedembed.models.talnet import TALNet, TALNetConfig
+from sedembed.models.weanet import WEANet, WEANetConfig
 from sedembed.models.weights import save_pretrained
 from sedembed.models.winograd import use_winograd
 
@@ -44,11 +46,14 @@ __all__ = ["DistillConfig", "Trainer", "main"]
 
 logger = logging.getLogger(__name__)
 
+SPEC_AUGMENT_SECONDS, SPEC_AUGMENT_BINS = 2.0, 16
+
 
 @dataclass(frozen=True)
 class DistillConfig:
     """Settings of one training run; the JSON file of a run holds exactly these keys."""
 
+    model: str = "talnet"  # or "weanet"
     steps: int = 2000
     batch_size: int = 32
     seconds: float = 5.0
@@ -73,6 +78,7 @@ class DistillConfig:
     ema_decay: float = 0.999
     bce_scale: float = 0.125
     embedding_weight: float = 1.0
+    local_weight: float = 0.0  # of matching the teacher's embedding at each moment, beside that of the clip
     output_bias: float = -4.0
     held_out_share: float = 0.02
     validate_every: int = 250
@@ -91,6 +97,8 @@ class DistillConfig:
         return cls(**values)
 
     def __post_init__(self) -> None:
+        if self.model not in ("talnet", "weanet"):
+            raise ValueError(f"model must be talnet or weanet, got {self.model!r}")
         if self.schedule not in ("cosine", "linear", "constant", "plateau"):
             raise ValueError(f"schedule must be cosine, linear, constant or plateau, got {self.schedule!r}")
 
@@ -102,19 +110,69 @@ class Batch:
     features: torch.Tensor  # (batch, frames, 64), normalised and masked
     targets: torch.Tensor  # (batch, 527) probabilities
     embeddings: torch.Tensor  # (batch, 384), standardised
+    local: torch.Tensor  # (batch, cells, 384), the same over time
+
+    def to(self, device: torch.device) -> Batch:
+        return Batch(*(getattr(self, field.name).to(device, non_blocking=True) for field in fields(self)))
 
 
 class Student(nn.Module):
     """The network and the linear map from its embedding to the teacher's."""
 
-    def __init__(self, network: TALNet, teacher_size: int) -> None:
+    def __init__(self, network: TALNet | WEANet, teacher_size: int) -> None:
         super().__init__()
         self.network = network
         self.to_teacher = nn.Linear(network.embedding_size, teacher_size)
 
     def forward(self, features: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Clip probabilities (batch, classes) and, for each frame, a guess of the teacher's embedding there."""
         output = self.network.forward_normalised(features)
-        return self.network.pool(output), self.to_teacher(output.frames.mean(1))
+        return self.network.pool(output), self.to_teacher(output.frames)  # type: ignore[arg-type]
+
+
+def _new_network(config: DistillConfig, normalizer: Path, collection: Collection) -> TALNet | WEANet:
+    network: TALNet | WEANet
+    if config.model == "talnet":
+        numbers = json.loads(normalizer.read_text())
+        network = TALNet(TALNetConfig(mean=tuple(numbers["mu"]), std=tuple(numbers["sigma"])))
+        nn.init.constant_(network.fc_prob.bias, config.output_bias)
+    else:
+        mean, std = _measure_decibels(collection)
+        network = WEANet(WEANetConfig(mean=mean, std=std))
+        nn.init.constant_(network.b8.bias, config.output_bias)
+        nn.init.zeros_(network.attention.weight)  # all segments alike at first
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
+    network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    if isinstance(network, WEANet):
+        # Gradients of 64 wide channels took a third of the time in the other order (oneDNN, measured).
+        network.b1.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+    return network
+
+
+def _measure_decibels(collection: Collection) -> tuple[float, float]:
+    """Mean and deviation of WEANet's features over every twentieth recording, to a tenth of a decibel."""
+    features = WEANet(WEANetConfig(channels=(1, 1, 1, 1), segment_channels=1, hidden_channels=(1, 1))).features
+    values = torch.cat(
+        [
+            features(torch.from_numpy(collection.waveform(index))).flatten()
+            for index in range(0, len(collection.files), 20)
+            if not collection.held_out[index]
+        ]
+    )
+    return round(values.mean().item(), 1), round(values.std().item(), 1)
+
+
+def _alignment(times: NDArray[np.float64], cells: int) -> torch.Tensor:
+    """Matrix (cells, frames) that interpolates frames at `times` in seconds to the teacher's cells.
+
+    Rows of cells that no frame is near to are zero.
+    """
+    distance = np.abs(TEACHER_CELL_SECONDS * np.arange(cells)[:, None] - times)
+    weight = np.maximum(0.0, 1.0 - distance / TEACHER_CELL_SECONDS)
+    total = weight.sum(1, keepdims=True)
+    return torch.from_numpy(np.where(total > 0.5, weight / np.maximum(total, 0.5), 0.0)).float()
 
 
 class Trainer:
@@ -125,29 +183,30 @@ class Trainer:
     """
 
     def __init__(
-        self, config: DistillConfig, data: Path, out: Path, normalizer: Path, cache: Path, start: Path | None = None
+        self,
+        config: DistillConfig,
+        data: Path,
+        out: Path,
+        normalizer: Path,
+        cache: Path,
+        start: Path | None = None,
+        device: str = "cpu",
     ) -> None:
-        self.config, self.out = config, out
+        self.config, self.out, self.device = config, out, torch.device(device)
         out.mkdir(parents=True, exist_ok=True)
         self._hold_config(out / "config.json")
         torch.manual_seed(config.seed)
         self.collection = open_collection(data, cache, config.held_out_share)
-        self.teacher = load_teacher(data / "teacher" / "mn04_as.safetensors")
+        self.teacher = load_teacher(data / "teacher" / "mn04_as.safetensors").to(self.device)
         known = np.load(data / "teacher.npz")
         self.weights = _sampling_weights(known["logits"], self.collection)
         embeddings = known["embeddings"].astype(np.float32)
         self.embedding_mean = torch.from_numpy(embeddings.mean(0))
         self.embedding_std = torch.from_numpy(embeddings.std(0) + 1e-3)
-        numbers = json.loads(normalizer.read_text())
-        network = TALNet(TALNetConfig(mean=tuple(numbers["mu"]), std=tuple(numbers["sigma"])))
-        for module in network.modules():
-            if isinstance(module, nn.Conv2d):
-                nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
-        nn.init.constant_(network.fc_prob.bias, config.output_bias)
-        network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        network = _new_network(config, normalizer, self.collection)
         if config.winograd:
             use_winograd(network)
-        self.student = Student(network, self.teacher.embedding_size)
+        self.student = Student(network, self.teacher.embedding_size).to(self.device)
         self.average = copy.deepcopy(self.student).requires_grad_(False)
         self.optimizers = _optimizers(self.student, config)
         self.step = 0
@@ -181,30 +240,38 @@ class Trainer:
         )
         waveforms = [draw_mixture(self.collection, self.weights, settings, rng) for _ in range(config.batch_size)]
         network = self.student.network
-        features = torch.stack([log_mel(torch.from_numpy(waveform)) for waveform in waveforms])
-        features = (features - network.mean) / network.std
+        features = torch.stack([network.features(torch.from_numpy(waveform)) for waveform in waveforms])
+        features = (features - network.mean.cpu()) / network.std.cpu()
+        frames, bins = features.shape[1:]
+        longest = min(round(SPEC_AUGMENT_SECONDS * network.feature_rate), frames)
         for item in features:
             if rng.random() < config.spec_augment_probability:
-                time_part, band = spec_augment_bounds(features.shape[1], N_MELS, min(80, features.shape[1]), 16, rng)
-                item[time_part] = 0.0
-                item[:, band] = 0.0
-        targets, embeddings = self._ask_teacher(waveforms)
-        return Batch(features, targets, embeddings)
+                time_part, band = spec_augment_bounds(frames, bins, longest, SPEC_AUGMENT_BINS, rng)
+                # TALNet's bins have mean zero each; WEANet's do not, and a hole should not look like a sound.
+                fill = 0.0 if config.model == "talnet" else item.mean().item()
+                item[time_part] = fill
+                item[:, band] = fill
+        up = [soxr.resample(waveform, SAMPLE_RATE, TEACHER_SAMPLE_RATE, quality="HQ") for waveform in waveforms]
+        return Batch(features, *self._ask_teacher(np.stack(up)))
 
     @torch.no_grad()
-    def _ask_teacher(self, waveforms: list[NDArray[np.float32]]) -> tuple[torch.Tensor, torch.Tensor]:
-        up = [soxr.resample(waveform, SAMPLE_RATE, TEACHER_SAMPLE_RATE, quality="HQ") for waveform in waveforms]
-        output = self.teacher(torch.from_numpy(np.stack(up)))
-        return torch.sigmoid(output.logits), (output.embeddings - self.embedding_mean) / self.embedding_std
+    def _ask_teacher(self, up: NDArray[np.float32]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Probabilities, and standardised embeddings of the clip and over time, of waveforms at the teacher's rate."""
+        output = self.teacher(torch.from_numpy(up).to(self.device))
+        embeddings, local = (
+            (value.cpu() - self.embedding_mean) / self.embedding_std for value in (output.embeddings, output.frames)
+        )
+        return torch.sigmoid(output.logits).cpu(), embeddings, local
 
     def _batches(self, start: int) -> Iterator[Batch]:
-        # One batch ahead: resampling and mixing run on one core while the network's small kernels leave it free.
-        with ThreadPoolExecutor(1, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-            pending = pool.submit(self.make_batch, start)
-            for step in range(start, self.config.steps):
-                batch = pending.result()
-                if step + 1 < self.config.steps:
-                    pending = pool.submit(self.make_batch, step + 1)
+        # Batches ahead: resampling and mixing run on one core while the network's small kernels leave it free.
+        ahead = 1 if self.device.type == "cpu" else max(2, (os.cpu_count() or 2) - 2)
+        with ThreadPoolExecutor(ahead, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+            steps = iter(range(start, self.config.steps))
+            pending = deque(pool.submit(self.make_batch, step) for step in islice(steps, ahead))
+            while pending:
+                batch = pending.popleft().result()
+                pending.extend(pool.submit(self.make_batch, step) for step in islice(steps, 1))
                 yield batch
 
     def _prepare_held_out(self) -> list[tuple[torch.Tensor, torch.Tensor]]:
@@ -212,8 +279,9 @@ class Trainer:
         prepared = []
         for index in np.flatnonzero(self.collection.held_out):
             waveform = np.resize(self.collection.waveform(int(index)), 10 * SAMPLE_RATE)
-            probabilities, _ = self._ask_teacher([waveform])
-            prepared.append((log_mel(torch.from_numpy(waveform)), probabilities[0]))
+            up = soxr.resample(waveform, SAMPLE_RATE, TEACHER_SAMPLE_RATE, quality="HQ")
+            probabilities, _, _ = self._ask_teacher(up[None])
+            prepared.append((self.student.network.features(torch.from_numpy(waveform)), probabilities[0]))
         return prepared
 
     # --- the loop -------------------------------------------------------------------------------------------------
@@ -223,23 +291,23 @@ class Trainer:
         config = self.config
         log_path = self.out / "log.csv"
         started, heard = time.monotonic(), 0.0
-        bce_sum = mse_sum = 0.0
+        sums = np.zeros(3)
         for batch in self._batches(self.step):
-            bce, mse = self._update(batch)
+            sums += self._update(batch.to(self.device))
             self.step += 1
-            bce_sum, mse_sum = bce_sum + bce, mse_sum + mse
-            heard += batch.features.shape[0] * batch.features.shape[1] / FRAME_RATE
+            heard += batch.features.shape[0] * batch.features.shape[1] / self.student.network.feature_rate
             if self.step % 10 == 0:
                 row: dict[str, Any] = {
                     "step": self.step,
                     "learning_rate": f"{self._learning_scale():.5f}",
-                    "bce": f"{bce_sum / 10:.4f}",
-                    "embedding_mse": f"{mse_sum / 10:.4f}",
+                    "bce": f"{sums[0] / 10:.4f}",
+                    "embedding_mse": f"{sums[1] / 10:.4f}",
+                    "local_mse": f"{sums[2] / 10:.4f}",
                     "audio_seconds_per_second": f"{heard / (time.monotonic() - started):.1f}",
                     "held_out_bce": "",
                     "held_out_kl": "",
                 }
-                bce_sum = mse_sum = 0.0
+                sums[:] = 0.0
                 if self.step % config.validate_every == 0 or self.step == config.steps:
                     loss, divergence = self.validate()
                     row["held_out_bce"], row["held_out_kl"] = f"{loss:.4f}", f"{divergence:.4f}"
@@ -250,7 +318,7 @@ class Trainer:
                 self._save(self.out / "checkpoint.pt")
         save_pretrained(self.average.network, self.out / "model", dtype=torch.float16)
 
-    def _update(self, batch: Batch) -> tuple[float, float]:
+    def _update(self, batch: Batch) -> tuple[float, float, float]:
         config = self.config
         scale = self._learning_scale()
         for optimizer in self.optimizers:
@@ -258,11 +326,19 @@ class Trainer:
                 group["lr"] = group["base_lr"] * scale
             optimizer.zero_grad()
         self.student.train()
-        with torch.autocast("cpu", torch.bfloat16, enabled=config.precision == "bfloat16"):
-            probabilities, embeddings = self.student(batch.features)
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=config.precision == "bfloat16"):
+            probabilities, guesses = self.student(batch.features)
         bce = _clip_bce(probabilities.float(), batch.targets)
-        mse = (embeddings.float() - batch.embeddings).square().mean()
+        mse = (guesses.float().mean(1) - batch.embeddings).square().mean()
         loss = config.bce_scale * bce + config.embedding_weight * mse
+        local = torch.zeros(())
+        if config.local_weight:
+            network = self.student.network
+            times = network.first_frame_time + np.arange(guesses.shape[1]) / network.frame_rate
+            matrix = _alignment(times, batch.local.shape[1]).to(self.device)
+            error = (matrix @ guesses.float() - batch.local).square().mean((0, 2))
+            local = error[matrix.sum(1) > 0].mean()
+            loss = loss + config.local_weight * local
         if not torch.isfinite(loss):
             raise FloatingPointError(
                 f"the loss became {loss.item()} at step {self.step}; the last good state is in "
@@ -277,7 +353,7 @@ class Trainer:
         with torch.no_grad():
             for mean, value in zip(_floating_state(self.average), _floating_state(self.student), strict=True):
                 mean.lerp_(value, 1.0 - decay)
-        return bce.item(), mse.item()
+        return bce.item(), mse.item(), local.item()
 
     def _learning_scale(self) -> float:
         config = self.config
@@ -305,7 +381,8 @@ class Trainer:
         network = self.average.network.eval()
         losses, entropies = [], []
         for features, targets in self._held_out:
-            probabilities = network.pool(network(features[None]))
+            output = network(features[None].to(self.device))
+            probabilities = network.pool(output).cpu()
             losses.append(_clip_bce(probabilities, targets[None]).item())
             entropies.append(_clip_bce(targets[None].clamp(1e-7, 1 - 1e-7), targets[None]).item())
         loss = float(np.mean(losses))
@@ -329,7 +406,7 @@ class Trainer:
         temporary.replace(path)
 
     def _load(self, path: Path) -> None:
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        state = torch.load(path, map_location=self.device, weights_only=True)
         self.step = state["step"]
         self.student.load_state_dict(state["student"])
         self.average.load_state_dict(state["average"])
@@ -363,7 +440,8 @@ def _optimizers(student: Student, config: DistillConfig) -> list[torch.optim.Opt
     matrices: list[nn.Parameter] = []
     rest: list[nn.Parameter] = []
     for parameter in student.parameters():
-        inner = parameter.ndim == 4 and parameter.shape[1] > 1
+        # Orthogonalising WEANet's B5 to B7 would take longer than the rest of a step.
+        inner = parameter.ndim == 4 and parameter.shape[1] > 1 and parameter.shape[2:] == (3, 3)
         (matrices if inner and config.optimizer == "muon" else rest).append(parameter)
     decayed = [p for p in rest if p.ndim >= 2]
     plain = [p for p in rest if p.ndim < 2]
@@ -400,10 +478,19 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder of the run")
     parser.add_argument("--cache", type=Path, required=True, help="folder for the decoded audio")
     parser.add_argument("--start", type=Path, help="checkpoint.pt of another run to begin from")
+    parser.add_argument("--device", default="cpu", help="cpu, cuda or cuda:N")
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     config = DistillConfig.read(arguments.config)
-    Trainer(config, arguments.data, arguments.out, arguments.normalizer, arguments.cache, arguments.start).run()
+    Trainer(
+        config,
+        arguments.data,
+        arguments.out,
+        arguments.normalizer,
+        arguments.cache,
+        arguments.start,
+        arguments.device,
+    ).run()
 
 
 if __name__ == "__main__":

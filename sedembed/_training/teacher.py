@@ -14,9 +14,10 @@ from safetensors.torch import load_file
 from torch import nn
 from torch.nn import functional
 
-__all__ = ["TEACHER_SAMPLE_RATE", "Teacher", "TeacherOutput", "load_teacher"]
+__all__ = ["TEACHER_CELL_SECONDS", "TEACHER_SAMPLE_RATE", "Teacher", "TeacherOutput", "load_teacher"]
 
 TEACHER_SAMPLE_RATE = 32_000
+TEACHER_CELL_SECONDS = 0.32  # five strides of two over frames of 10 ms; the first cell is centred on the first frame
 _N_FFT, _WINDOW, _HOP, _MELS, _TOP_HZ = 1024, 800, 320, 128, 15_000.0
 
 # kernel, expanded channels, output channels, squeeze-and-excitation, hard-swish, stride: MobileNetV3-large at width 1
@@ -112,10 +113,11 @@ class _Residual(nn.Module):
 
 
 class TeacherOutput(NamedTuple):
-    """Logits, shape (batch, 527), and clip embeddings, shape (batch, 384)."""
+    """Logits, shape (batch, 527), clip embeddings, shape (batch, 384), and these over time, (batch, cells, 384)."""
 
     logits: torch.Tensor
     embeddings: torch.Tensor
+    frames: torch.Tensor
 
 
 class Teacher(nn.Module):
@@ -162,8 +164,9 @@ class Teacher(nn.Module):
 
     def classify(self, log_mel: torch.Tensor) -> TeacherOutput:
         """(batch, 1, 128, frames) → logits and embeddings."""
-        pooled = self.features(log_mel.contiguous(memory_format=torch.channels_last)).mean((2, 3))
-        return TeacherOutput(self.classifier[2:](pooled), pooled)
+        frames = self.features(log_mel.contiguous(memory_format=torch.channels_last)).mean(2).transpose(1, 2)
+        pooled = frames.mean(1)
+        return TeacherOutput(self.classifier[2:](pooled), pooled, frames)
 
 
 def _kaldi_filters() -> torch.Tensor:
