@@ -1,8 +1,8 @@
-"""What TALNet's figure on ESC-50 is to be compared with: ``python examples/esc50_baselines.py --data ESC-50``.
+"""What a network's figure on ESC-50 is to be compared with: ``python examples/esc50_baselines.py --data ESC-50``.
 
 ``sedembed evaluate esc50`` measures the trained network. This gives, by the same protocol (five folds, C chosen by
-leaving out each training fold), the accuracy of the same network with random weights (``--features untrained``), and of
-the mean and deviation of the log-mel features over time (``--features log-mel``).
+leaving out each training fold), the accuracy of the same network (``--model``) with random weights (``--features
+untrained``), and of the mean and deviation of TALNet's log-mel features over time (``--features log-mel``).
 """
 
 from __future__ import annotations
@@ -17,16 +17,20 @@ import torch
 
 import sedembed
 from sedembed._evaluation.esc50 import ESC50
+from sedembed._evaluation.evaluate import default_normalize
 from sedembed.audio import load_audio
 from sedembed.models.frontend import log_mel
-from sedembed.models.talnet import TALNet
-from sedembed.models.weights import resolve
+from sedembed.models.weights import load_network, resolve
 
 
-def untrained(data: Path, paths: list[str]) -> np.ndarray:
-    resolved = resolve("talnet")
+def untrained(name: str) -> sedembed.Embedder:
+    resolved = resolve(name)
     torch.manual_seed(0)
-    model = sedembed.Embedder(TALNet(resolved.config).eval(), resolved.record)
+    network = type(load_network(resolved))(resolved.config)
+    return sedembed.Embedder(network.eval(), resolved.record)
+
+
+def embed(model: sedembed.Embedder, data: Path, paths: list[str]) -> np.ndarray:
     with tempfile.TemporaryDirectory() as temporary:
         store = sedembed.embed_folder(data, Path(temporary) / "store", model)
         rows = dict(zip(store.paths, np.array(store.vectors), strict=True))
@@ -45,17 +49,22 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="folder with audio/ and meta/esc50.csv")
     parser.add_argument("--features", choices=["untrained", "log-mel"], required=True)
+    parser.add_argument("--model", default="talnet", help="network to take untrained (default: talnet)")
     arguments = parser.parse_args()
     task = ESC50()
     contents = task.read(arguments.data)
     gone = set(contents.missing)
     clips = [clip for clip in contents.clips if clip.path not in gone]
-    embed = untrained if arguments.features == "untrained" else mean_and_deviation
-    x = embed(arguments.data, [clip.path for clip in clips])
+    paths, normalize = [clip.path for clip in clips], "standardize+l2"
+    if arguments.features == "untrained":
+        model = untrained(arguments.model)
+        x, normalize = embed(model, arguments.data, paths), default_normalize(model)
+    else:
+        x = mean_and_deviation(arguments.data, paths)
     y = np.array([clip.labels[0] for clip in clips])
     accuracies, chosen = [], []
     for part in task.rounds(clips):
-        probe = sedembed.LinearProbe().fit(x[part.train], y[part.train], folds=part.inner_folds)
+        probe = sedembed.LinearProbe(normalize=normalize).fit(x[part.train], y[part.train], folds=part.inner_folds)
         accuracies.append(float(probe.score(x[part.test], y[part.test])))
         chosen.append(probe.C_)
     result = {

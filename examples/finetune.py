@@ -24,10 +24,10 @@ from torch import nn
 from torch.nn import functional
 
 import sedembed
+from sedembed._evaluation.evaluate import default_normalize
 from sedembed.audio import load_audio
 from sedembed.label_table import read_labels
-from sedembed.models.talnet import TALNet
-from sedembed.models.weights import load_network, resolve
+from sedembed.models.weights import Network, load_network, resolve
 
 HERE = Path(__file__).parent
 LONGEST = 10.0  # seconds of a clip that the training looks at
@@ -77,7 +77,7 @@ def read_shipped(rate: int) -> tuple[Clips, Clips]:
     return clips.where(~test), clips.where(test)
 
 
-def read_features(network: TALNet, sounds: Sequence[Path | np.ndarray]) -> list[torch.Tensor]:
+def read_features(network: Network, sounds: Sequence[Path | np.ndarray]) -> list[torch.Tensor]:
     """Log-mel features of each sound, shape (frames, 64), from its first seconds."""
     features = []
     for sound in sounds:
@@ -88,18 +88,22 @@ def read_features(network: TALNet, sounds: Sequence[Path | np.ndarray]) -> list[
     return features
 
 
-def embed_batch(network: TALNet, features: Sequence[torch.Tensor]) -> torch.Tensor:
-    """Clip embeddings (batch, 1024) as `Embedder.embed` gives them, but with gradients."""
+def embed_batch(network: Network, features: Sequence[torch.Tensor]) -> torch.Tensor:
+    """Clip embeddings (batch, size) as `Embedder.embed` gives them, but with gradients."""
     device = network.mean.device
     lengths = torch.tensor([len(item) for item in features], device=device)
     padded = nn.utils.rnn.pad_sequence(list(features), batch_first=True).to(device)
     output = network(padded, lengths)
     valid = torch.arange(output.frames.shape[1], device=device) < output.lengths[:, None]
-    return (output.frames * valid[..., None]).sum(1) / output.lengths[:, None]
+    if network.config.architecture == "talnet":
+        return (output.frames * valid[..., None]).sum(1) / output.lengths[:, None]
+    if network.config.embedding_pooling == "max":
+        return functional.normalize(output.frames.masked_fill(~valid[..., None], -torch.inf).amax(1), dim=1)
+    return functional.normalize((output.frames * valid[..., None]).sum(1), dim=1)
 
 
 def train(
-    network: TALNet,
+    network: Network,
     head: nn.Module,
     features: Sequence[torch.Tensor],
     targets: np.ndarray,
@@ -116,7 +120,9 @@ def train(
     for module in network.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.eval()
-    trained = [p for name, p in network.named_parameters() if not name.startswith("fc_")]
+    # Layers that tag events have no part in the embedding; in a WEANet they begin after B5.
+    tagging = ("fc_", "b6.", "b7.", "b8.", "attention.")
+    trained = [p for name, p in network.named_parameters() if not name.startswith(tagging)]
     optimizer = torch.optim.AdamW([*trained, *head.parameters()], learning_rate)
     classes = torch.from_numpy(targets).to(device)
     order = np.random.default_rng(seed)
@@ -139,7 +145,9 @@ def train(
 
 
 def fit_probe(model: sedembed.Embedder, clips: Clips) -> sedembed.LinearProbe:
-    return sedembed.LinearProbe().fit(model.embed(clips.sounds), clips.labels, groups=clips.groups)
+    return sedembed.LinearProbe(normalize=default_normalize(model)).fit(
+        model.embed(clips.sounds), clips.labels, groups=clips.groups
+    )
 
 
 def share_right(head: nn.Module, embeddings: np.ndarray, targets: np.ndarray) -> float:

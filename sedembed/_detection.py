@@ -11,21 +11,23 @@ from numpy.typing import NDArray
 
 from sedembed.errors import InvalidWaveformError
 from sedembed.events import Event, EventDetector, EventRules, sort_events
-from sedembed.models.frontend import FRAME_RATE
 
 if TYPE_CHECKING:
     from sedembed.embedder import AudioInput, Embedder
 
 __all__ = ["Heard", "detect", "detect_blocks", "hear", "iter_overlapping"]
 
-# Ten seconds: what the network was trained on. Among other sounds in a window of a minute it overlooks most events.
+# Ten seconds: what the networks were trained on. Among other sounds in a window of a minute it overlooks most events.
 _WINDOW_SECONDS = 10.0
 # What is near the edge of a window is heard again in the next one, with more around it.
 _EDGE_SECONDS = 1.0
 
 
 class Heard(NamedTuple):
-    """What the network made of a stretch of sound; stretches follow each other without gap or overlap."""
+    """What the network made of a stretch of sound; stretches follow each other without gap or overlap.
+
+    Frame i of the recording stands for the seconds from i / frame rate to (i + 1) / frame rate.
+    """
 
     features: NDArray[np.float32]  # (feature frames, bins), in dB
     probabilities: NDArray[np.float32]  # (frames, classes)
@@ -67,29 +69,33 @@ def iter_overlapping(
 
 def hear(model: Embedder, blocks: Iterable[NDArray[np.float32]]) -> Iterator[Heard]:
     """Run a sound, given in blocks of the model's own rate, through the network; memory does not grow with it."""
-    rate = model.frame_rate
+    rate, network = model.frame_rate, model._network
     samples = round(model.sample_rate / rate)  # of a frame
-    window, edge = round(_WINDOW_SECONDS * rate), round(_EDGE_SECONDS * rate)
+    window, edge = math.ceil(_WINDOW_SECONDS * rate), round(_EDGE_SECONDS * rate)
     hop = window - 2 * edge
-    # A frame begins at the multiple of the hop before its centre.
-    late = math.floor(model._network.first_frame_time * rate)
-    per_frame = round(FRAME_RATE / rate)
+    per_frame, per_feature = round(network.feature_rate / rate), round(model.sample_rate / network.feature_rate)
+    # Frames before the one that holds the first centre. A network that hears several frames for each that it gives
+    # gives none for them, nor for some at the end: its first and its last one, which hear them, stand for them too.
+    late = math.floor(network.first_frame_time * rate)
     first = 0  # frame that the window begins with
     for number, (wave, last) in enumerate(iter_overlapping(blocks, window * samples, hop * samples)):
-        minimum = model._network.min_samples
-        features = model._features(np.pad(wave, (0, max(0, minimum - len(wave)))))
+        features = model._features(np.pad(wave, (0, max(0, network.min_samples - len(wave)))))
         probabilities = model._frame_probabilities(features)
-        begin = edge if number else 0
-        stop = None if last else window - edge
+        rest = max(0, len(features) // per_frame - len(probabilities) - late)
+        probabilities = np.pad(probabilities, ((late, rest), (0, 0)), mode="edge")
+        begin, stop = edge if number else 0, window - edge
+        heard_features = stop * per_frame
+        if last:
+            stop, heard_features = -(-len(wave) // samples), 1 + len(wave) // per_feature
         if not np.isfinite(probabilities).all():
             raise InvalidWaveformError(
                 f"the network gives NaN or infinity for this sound, from {first / rate:g} s on; check its level"
             )
         yield Heard(
-            features[begin * per_frame : None if stop is None else stop * per_frame].numpy(),
-            probabilities[max(0, begin - late) : None if stop is None else stop - late],
-            (first + max(begin, late)) / rate,
-            first / rate + len(wave) / model.sample_rate if stop is None else (first + stop) / rate,
+            features[begin * per_frame : heard_features].numpy(),
+            probabilities[begin:stop],
+            (first + begin) / rate,
+            first / rate + len(wave) / model.sample_rate if last else (first + stop) / rate,
         )
         first += hop
 

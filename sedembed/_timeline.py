@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from sedembed._detection import hear
 from sedembed._event_formats import atomic_file
 from sedembed.events import Event, EventDetector, EventRules, sort_events
-from sedembed.models.frontend import FRAME_RATE, N_MELS, SAMPLE_RATE
+from sedembed.models.frontend import FRAME_RATE, SAMPLE_RATE
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -90,7 +90,7 @@ class Timeline:
     duration : float
         In seconds.
     spectrogram : ndarray of float64, shape (columns, bins)
-        Log-mel features in dB: the mean magnitude of each column's frames.
+        Log-mel features in dB: of the mean, over each column's frames, of what the front end takes the logarithm of.
     spectrogram_step : float
         Seconds that a column of it stands for; the first is centred half a feature frame early, on 0 s.
     labels : tuple of str
@@ -103,6 +103,8 @@ class Timeline:
         Seconds that a column of it stands for, and when the first begins.
     events : list of Event
         Events detected.
+    feature_step : float
+        Seconds from one feature frame to the next.
     """
 
     name: str
@@ -115,6 +117,7 @@ class Timeline:
     probability_step: float
     probability_start: float
     events: list[Event]
+    feature_step: float = 1 / FRAME_RATE
 
 
 def read_timeline(model: Embedder, path: str | os.PathLike[str], rules: EventRules) -> Timeline:
@@ -126,7 +129,9 @@ def read_timeline(model: Embedder, path: str | os.PathLike[str], rules: EventRul
         As for `Embedder.embed`.
     """
     detector = EventDetector(rules)
-    spectrogram, probabilities = Columns(N_MELS, _COLUMNS), Columns(len(rules.labels), _COLUMNS, maximum=True)
+    feature_step = 1 / model._network.feature_rate
+    spectrogram = Columns(model._network.n_mels, _COLUMNS)
+    probabilities = Columns(len(rules.labels), _COLUMNS, maximum=True)
     events: list[Event] = []
     start: float | None = None
     duration = 0.0
@@ -141,13 +146,14 @@ def read_timeline(model: Embedder, path: str | os.PathLike[str], rules: EventRul
         name=Path(path).name,
         duration=duration,
         spectrogram=10.0 * np.log10(spectrogram.values),
-        spectrogram_step=spectrogram.rows_each / FRAME_RATE,
+        spectrogram_step=spectrogram.rows_each * feature_step,
         labels=rules.labels,
         thresholds=rules.thresholds,
         probabilities=probabilities.values,
         probability_step=probabilities.rows_each / rules.frame_rate,
         probability_start=start or 0.0,
         events=sort_events(events),
+        feature_step=feature_step,
     )
 
 
@@ -242,7 +248,8 @@ def _draw_spectrogram(axes: Any, bar: Any, timeline: Timeline) -> None:
     loudest = float(image.max())
     # The front end keeps 80 dB; noise at its bottom would only dim the picture.
     quietest = max(float(np.percentile(image, 2)), loudest - 50.0)
-    half = 0.5 / FRAME_RATE
+    half = 0.5 * timeline.feature_step
+    bins = len(image)
     drawn = axes.imshow(
         image,
         origin="lower",
@@ -251,21 +258,21 @@ def _draw_spectrogram(axes: Any, bar: Any, timeline: Timeline) -> None:
         cmap="magma",
         vmin=min(quietest, loudest - 10.0),
         vmax=loudest,
-        extent=(-half, timeline.spectrogram_step * image.shape[1] - half, -0.5, N_MELS - 0.5),
+        extent=(-half, timeline.spectrogram_step * image.shape[1] - half, -0.5, bins - 0.5),
     )
-    axes.set_yticks([_mel_bin(hz) for hz in _TICK_HZ], [f"{hz / 1000:g}" for hz in _TICK_HZ], fontsize=9)
-    axes.set_ylim(-1.0, N_MELS)  # the outer edges of the filters, 0 and 8 kHz
+    axes.set_yticks([_mel_bin(hz, bins) for hz in _TICK_HZ], [f"{hz / 1000:g}" for hz in _TICK_HZ], fontsize=9)
+    axes.set_ylim(-1.0, bins)  # the outer edges of the filters, 0 and 8 kHz
     axes.set_facecolor(drawn.get_cmap()(0.0))
     axes.set_ylabel("frequency (kHz)", fontsize=10)
     axes.figure.colorbar(drawn, cax=bar).set_label("log-mel (dB)", fontsize=10)
     bar.tick_params(labelsize=9)
 
 
-def _mel_bin(hz: float) -> float:
-    """Place of a frequency among the mel filters, 0 being the centre of the first."""
+def _mel_bin(hz: float, bins: int) -> float:
+    """Place of a frequency among so many mel filters, 0 being the centre of the first."""
     from librosa import hz_to_mel
 
-    return float(hz_to_mel(hz) / hz_to_mel(SAMPLE_RATE / 2) * (N_MELS + 1) - 1)
+    return float(hz_to_mel(hz) / hz_to_mel(SAMPLE_RATE / 2) * (bins + 1) - 1)
 
 
 def _draw_rows(axes: Any, bar: Any, timeline: Timeline, rows: list[Row]) -> None:

@@ -17,8 +17,9 @@ from sedembed.audio import AudioReader, as_clips, as_waveform, check_sample_rate
 from sedembed.errors import AudioError, InvalidWaveformError
 from sedembed.events import DEFAULT_THRESHOLD, Event, EventRules
 from sedembed.labels import load_labels
-from sedembed.models.talnet import TALNet, prepare
-from sedembed.models.weights import load_network, resolve
+from sedembed.models import talnet, weanet
+from sedembed.models.weanet import WEANet
+from sedembed.models.weights import Network, load_network, resolve
 from sedembed.windows import WINDOW_SECONDS, ClipSum, WindowResult, iter_windows, plan_batches
 
 if TYPE_CHECKING:
@@ -30,8 +31,6 @@ Precision = Literal["float32", "bfloat16"]
 AudioInput = Any  # a path, an array-like, a tensor, or a list of these: `sedembed.audio` tells them apart
 
 MAX_BATCH = 16
-# Sixteen windows of ten seconds: larger batches were not faster, and four windows of a minute stay under 2 GB.
-MAX_BATCH_FRAMES = 16 * 401
 _BUFFERED_WINDOWS = 64
 
 _T = TypeVar("_T")
@@ -43,7 +42,9 @@ class Frames(NamedTuple):
     Attributes
     ----------
     embeddings : ndarray of float32, shape (frames, embedding size)
-        One vector a frame.
+        One vector a frame, as the network gives it: of no certain length, also where clip embeddings are of unit
+        length. A frame of TALNet stands for 0.1 s; one of WEANet is the centre of the 0.96 s that it hears, and begins
+        0.32 s after the one before.
     times : ndarray of float64, shape (frames,)
         Centre of each frame in seconds from the start of the clip.
     """
@@ -57,14 +58,15 @@ class Embedder:
 
     Parameters
     ----------
-    network : TALNet
+    network : TALNet or WEANet
         The trained network; left unchanged.
     record : ModelRecord
         What the weights are and where they come from.
     device : str or torch.device, optional
         Where the network runs; by default the first CUDA device, else the CPU.
     precision : {"float32", "bfloat16"}
-        Arithmetic of the convolutions. The front end and the recurrent layer always run in float32.
+        Arithmetic of the convolutions. The front end, the recurrent layer of TALNet and the layers of WEANet that
+        give probabilities always run in float32.
 
     Raises
     ------
@@ -74,7 +76,7 @@ class Embedder:
 
     def __init__(
         self,
-        network: TALNet,
+        network: Network,
         record: ModelRecord,
         *,
         device: str | torch.device | None = None,
@@ -88,7 +90,12 @@ class Embedder:
         self._labels = (
             load_labels() if network.config.classes == 527 else tuple(map(str, range(network.config.classes)))
         )
-        self._network = prepare(network, self._device, torch.bfloat16 if precision == "bfloat16" else torch.float32)
+        convolutions = torch.bfloat16 if precision == "bfloat16" else torch.float32
+        self._network: Network
+        if isinstance(network, WEANet):
+            self._network = weanet.prepare(network, self._device, convolutions)
+        else:
+            self._network = talnet.prepare(network, self._device, convolutions)
 
     def __repr__(self) -> str:
         return f"Embedder({self._record.name!r}, device={str(self._device)!r}, precision={self._precision!r})"
@@ -129,7 +136,11 @@ class Embedder:
         return self._record
 
     def embed(self, x: AudioInput, sample_rate: int | None = None) -> NDArray[np.float32]:
-        """Clip embeddings: the frame embeddings averaged over time.
+        """Clip embeddings: the frame embeddings pooled over time.
+
+        TALNet averages them; standardising and scaling to unit length, which the paper does next, belong to
+        `LinearProbe`. WEANet averages them or takes the maximum of each dimension, as its configuration says, and
+        scales the result to unit length; that of a sound to which no unit of the network answers stays zero.
 
         Parameters
         ----------
@@ -244,8 +255,9 @@ class Embedder:
 
         The probability of each sound in each frame is median-filtered; frames from the threshold on are active; runs
         of active frames are events; events of a sound with short gaps between them become one; what is then too short
-        is dropped. Sounds longer than 10 s are heard in windows of 10 s, the length that the network was trained on,
-        which overlap by 2 s; events run on across them. Memory does not grow with the length of a file.
+        is dropped. Sounds longer than 10 s are heard in windows of 10 s, the length that the networks were trained on,
+        which overlap by 2 s (WEANet: 10.24 s and 1.92 s, multiples of its frames); events run on across them. Memory
+        does not grow with the length of a file.
 
         Parameters
         ----------
@@ -253,8 +265,8 @@ class Embedder:
             As for `embed`.
         threshold : float, mapping from label to float, or array-like of shape (classes,)
             Probability from which on a frame is active, from 0 to 1. Sounds that a mapping does not name keep the
-            default. That is 0.3 because the network, trained with linear softmax pooling, stays low where it is
-            unsure: in the 13 recordings of ``examples/sounds`` 0.3 names 31 sounds, 4 of them wrong; 0.5 leaves 17
+            default. That is 0.3 because the packaged TALNet, trained with linear softmax pooling, stays low where it
+            is unsure: in the 13 recordings of ``examples/sounds`` 0.3 names 31 sounds, 4 of them wrong; 0.5 leaves 17
             and misses the heartbeat; 0.2 adds 13, half of them wrong (water, a machine gun).
         labels : str or iterable of str, optional
             Sounds to look for; by default all.
@@ -269,9 +281,11 @@ class Embedder:
         Returns
         -------
         list of Event, or for several clips a list of such lists
-            Sorted by onset. Frame i stands for the seconds from i / `frame_rate` to (i + 1) / `frame_rate`, which hold
-            its centre in `Frames.times`; an event begins with its first frame and ends with its last, at the latest
-            with the clip. Its probability is the highest of the filtered track.
+            Sorted by onset. A frame stands for the 1 / `frame_rate` seconds, from a multiple of them on, that hold its
+            centre in `Frames.times`; an event begins with its first frame and ends with its last, at the latest with
+            the clip. Those are 0.1 s for TALNet and 0.32 s for WEANet, whose first frame hears, and stands for, the
+            0.32 s before it too, and whose last one stands for all up to the end of the clip; so its default median
+            is that of one frame, and its default gap none. The probability is the highest of the filtered track.
 
         Raises
         ------
@@ -335,7 +349,20 @@ class Embedder:
 
     @property
     def _pools_by_maximum(self) -> bool:
-        return self._network.config.pooling == "max"
+        config = self._network.config
+        return config.architecture == "talnet" and config.pooling == "max"
+
+    @property
+    def _max_batch_frames(self) -> int:
+        """Most feature frames, padding included, of a batch of MAX_BATCH windows."""
+        return self._network.max_batch_frames
+
+    def _clip_sum(self) -> ClipSum:
+        """Empty sum that makes a clip's embedding and probabilities as this network does."""
+        config = self._network.config
+        if config.architecture == "weanet":
+            return ClipSum(embedding_maximum=config.embedding_pooling == "max", unit_length=True)
+        return ClipSum(self._pools_by_maximum)
 
     def _features(self, window: NDArray[np.float32]) -> torch.Tensor:
         """Front end of one window on the CPU; safe to call from several threads."""
@@ -347,7 +374,7 @@ class Embedder:
     ) -> list[WindowResult]:
         """Run windows through the network in batches of similar length; results in the order given."""
         results: list[WindowResult | None] = [None] * len(features)
-        max_frames = MAX_BATCH_FRAMES * max_items // MAX_BATCH
+        max_frames = self._max_batch_frames * max_items // MAX_BATCH
         for batch in plan_batches([len(item) for item in features], max_items, max_frames):
             for index, result in zip(batch, self._run_batch([features[i] for i in batch], probabilities), strict=True):
                 results[index] = result
@@ -430,7 +457,7 @@ class Embedder:
     def _sums(
         self, clips: Sequence[AudioInput], sample_rate: int | None, probabilities: bool, *, numbered: bool
     ) -> Iterator[ClipSum]:
-        sums = [ClipSum(self._pools_by_maximum) for _ in clips]
+        sums = [self._clip_sum() for _ in clips]
         pending: list[tuple[int, torch.Tensor]] = []
 
         def flush() -> None:

@@ -24,7 +24,7 @@ from tqdm import tqdm
 
 from sedembed import __version__
 from sedembed.audio import AUDIO_EXTENSIONS
-from sedembed.embedder import MAX_BATCH, MAX_BATCH_FRAMES, Embedder, Precision, load_model
+from sedembed.embedder import MAX_BATCH, Embedder, Precision, load_model
 from sedembed.readers import ReaderPool, Source, Step, current_source
 from sedembed.shards import FrameRows, StoreWriter
 from sedembed.store import FORMAT_VERSION, EmbeddingStore, open_store
@@ -68,7 +68,7 @@ def embed_folder(
     model : str, path or Embedder
         What `load_model` takes, or a loaded model.
     frames : bool
-        Also keep the frame embeddings, 40 kB for a second of sound (`EmbeddingStore.frames`).
+        Also keep the frame embeddings, 40 kB for a second of sound with TALNet (`EmbeddingStore.frames`).
     workers : int, optional
         Threads that read, resample and transform files; by default one for each CPU, from 2 to 8.
     batch_size : int, optional
@@ -218,7 +218,7 @@ def _embed_listing(
                 sample_rate=model.sample_rate,
                 window_sizes=model._window_sizes,
                 workers=workers or min(8, max(2, os.cpu_count() or 2)),
-                ahead=_BATCHES_AHEAD * batch_size * MAX_BATCH_FRAMES // MAX_BATCH,
+                ahead=_BATCHES_AHEAD * batch_size * model._max_batch_frames // MAX_BATCH,
                 timeout=timeout,
             )
             try:
@@ -268,7 +268,7 @@ class _Run:
             clip = self._clips.get(source)
             if clip is None:
                 rows = self._writer.open_frames() if self._frames else None
-                clip = self._clips[source] = _Clip(ClipSum(), rows)
+                clip = self._clips[source] = _Clip(self._model._clip_sum(), rows)
             clip.sum.add(result)
             if clip.frames is not None:
                 times = self._model._frame_times(len(result.frames), clip.windows * WINDOW_SECONDS)
@@ -326,7 +326,7 @@ def describe_run(model: Embedder, folder: Path, frames: bool) -> dict[str, Any]:
 
 
 def _hash_network(model: Embedder) -> str:
-    digest = hashlib.sha256()
+    digest = hashlib.sha256(repr(model._network.config).encode())
     for tensor in model._network.state_dict().values():
         digest.update(tensor.detach().cpu().float().contiguous().numpy().tobytes())
     return digest.hexdigest()

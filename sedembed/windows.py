@@ -75,17 +75,27 @@ class ClipSum:
     ----------
     maximum : bool
         Whether the numerators are maxima (max pooling) rather than sums.
+    embedding_maximum : bool
+        Whether the embedding is the maximum of the frame embeddings rather than their mean.
+    unit_length : bool
+        Whether the embedding is then scaled to unit length.
     """
 
     maximum: bool = False
+    embedding_maximum: bool = False
+    unit_length: bool = False
     frames: int = 0
     _sum: NDArray[np.float64] | None = field(default=None, repr=False)
     _terms: tuple[NDArray[np.float64], NDArray[np.float64]] | None = field(default=None, repr=False)
 
     def add(self, window: WindowResult) -> None:
         """Take one more window in."""
-        total = window.frames.sum(0, dtype=np.float64)
-        self._sum = total if self._sum is None else self._sum + total
+        if self.embedding_maximum:
+            most = window.frames.max(0).astype(np.float64)
+            self._sum = most if self._sum is None else np.maximum(self._sum, most)
+        else:
+            total = window.frames.sum(0, dtype=np.float64)
+            self._sum = total if self._sum is None else self._sum + total
         self.frames += len(window.frames)
         if window.pool_terms is not None:
             numerator, denominator = window.pool_terms
@@ -98,10 +108,16 @@ class ClipSum:
 
     @property
     def embedding(self) -> NDArray[np.float32]:
-        """Mean over all frames of all windows, shape (embedding size,)."""
+        """Mean or maximum over all frames of all windows, shape (embedding size,)."""
         if self._sum is None:
             raise ValueError("a clip without windows has no embedding; add a window first")
-        return (self._sum / self.frames).astype(np.float32)
+        pooled = self._sum if self.embedding_maximum else self._sum / self.frames
+        if self.unit_length:
+            norm = np.sqrt(np.square(pooled).sum())
+            if norm > 0:  # all zeros have no direction and stay zeros
+                with np.errstate(invalid="ignore"):  # infinities become NaN, which is found as such
+                    pooled = pooled / norm
+        return pooled.astype(np.float32)
 
     @property
     def probabilities(self) -> NDArray[np.float32]:

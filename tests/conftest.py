@@ -23,6 +23,7 @@ import torch
 
 from sedembed.embedder import Embedder, load_model
 from sedembed.models.talnet import TALNet, TALNetConfig
+from sedembed.models.weanet import WEANet, WEANetConfig
 from sedembed.models.weights import save_pretrained
 
 
@@ -45,6 +46,28 @@ def untrained_model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def untrained_embedder(untrained_model_dir: Path) -> Embedder:
     return load_model(untrained_model_dir, device="cpu")
+
+
+@pytest.fixture(scope="session")
+def small_weanet() -> WEANet:
+    """Untrained, of a few thousand parameters and all AudioSet events, in evaluation mode; not to be changed."""
+    config = WEANetConfig(channels=(8, 8, 12, 16), segment_channels=24, hidden_channels=(20, 16))
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        network = WEANet(config)
+        for module in network.modules():
+            if isinstance(module, torch.nn.BatchNorm2d):
+                module.momentum = 1.0
+        with torch.no_grad():
+            network(-25 + 12 * torch.randn(8, 1, 64).expand(-1, 160, -1))
+            # As far apart as those of a trained one: some events likely, most not.
+            network.b8.bias.normal_(-2, 1)
+    return network.eval()
+
+
+@pytest.fixture(scope="session")
+def small_weanet_dir(small_weanet: WEANet, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_pretrained(small_weanet, tmp_path_factory.mktemp("models") / "small-weanet")
 
 
 @pytest.fixture(scope="session")

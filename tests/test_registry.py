@@ -46,7 +46,10 @@ def test_record_says_what_is_needed(record: ModelRecord) -> None:
 
 @pytest.mark.parametrize("record", registry._RECORDS.values(), ids=lambda record: record.name)
 def test_record_matches_its_network(record: ModelRecord) -> None:
-    network = weights._ARCHITECTURES[record.architecture][1]
+    if not weights._packaged(record.name).is_file():
+        pytest.skip(f"the weights of {record.name} are not in the package")
+    network = weights._outline(weights.load_config(weights._packaged(record.name).parent))
+    assert record.architecture == network.config.architecture
     for field in ("sample_rate", "embedding_size", "frame_rate", "min_samples"):
         assert getattr(record, field) == getattr(network, field)
 

@@ -40,7 +40,7 @@ Matrix = NDArray[np.float64]
 
 LARGE = 0.2  # from here on the paper calls a cosine large
 FEW_CLASSES = 5  # t-SNE of fewer points says nothing
-MOST_RECORDINGS = 2000  # enough for 1024 coefficients an event with cross-validated shrinkage
+MOST_RECORDINGS = 2000  # enough, with cross-validated shrinkage, for the 1024 or 2048 coefficients of an event
 _FEWEST_RECORDINGS = 20
 _SHRINKAGE = np.logspace(-1, 5, 13)
 _PROBABILITY_FLOOR = 1e-7
@@ -132,6 +132,9 @@ def class_rows(probe: LinearProbe) -> ClassRows:
 
 def event_rows(embedder: Embedder) -> EventRows:
     """Read the rows of the layer that turns a network's embedding into sound events.
+
+    TALNet has one. Between WEANet's embedding (2048 numbers, of B5) and its last layer (1024 numbers, of B7) lie two
+    layers with ReLUs: no row of B8 is a direction among the embeddings.
 
     Raises
     ------

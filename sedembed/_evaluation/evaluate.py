@@ -108,7 +108,7 @@ def find_data(task: Task, root: Path) -> tuple[Path | None, list[str]]:
 
 def default_normalize(model: Embedder) -> Normalize:
     """Normalisation before the classifier in the paper: L2 for WEANet, else standardise, then L2."""
-    return "l2" if "weanet" in f"{model.record.name} {model.record.architecture}".lower() else "standardize+l2"
+    return "l2" if model.record.architecture == "weanet" else "standardize+l2"
 
 
 def evaluate(

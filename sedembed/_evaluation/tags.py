@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from sedembed.embedder import MAX_BATCH, MAX_BATCH_FRAMES, Embedder
+from sedembed.embedder import MAX_BATCH, Embedder
 from sedembed.folder import _interrupts_noted, _warnings_logged, describe_run
 from sedembed.readers import ReaderPool, Source, Step
 from sedembed.shards import StoreWriter
@@ -110,7 +110,7 @@ def _tag(
             sample_rate=model.sample_rate,
             window_sizes=model._window_sizes,
             workers=min(8, max(2, os.cpu_count() or 2)),
-            ahead=_BATCHES_AHEAD * MAX_BATCH_FRAMES,
+            ahead=_BATCHES_AHEAD * model._max_batch_frames,
             timeout=_TIMEOUT,
         )
         clips: dict[Source, ClipSum] = {}

@@ -37,12 +37,13 @@ class ConvBlock(nn.Module):
         self.pool = pool
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(batch, in_channels, time, bins) → (batch, out_channels, time, bins), both shorter where it pools."""
         x = functional.relu_(self.bn(self.conv(x)))
         return x if self.pool is None else functional.max_pool2d(x, self.pool)
 
 
 def blank_beyond(x: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
-    """Set every frame from `lengths` on to zero, as the border of a convolution is; x is (batch, channel, time, bin)."""
+    """Set frames from `lengths` on to zero, as the border of a convolution is; x is (batch, channel, time, bin)."""
     beyond = torch.arange(x.shape[2], device=x.device) >= lengths[:, None]
     return x.masked_fill(beyond[:, None, :, None], 0.0)
 

@@ -9,7 +9,25 @@ from types import MappingProxyType
 
 from sedembed.errors import ModelNotFoundError
 
-__all__ = ["ModelRecord", "describe_model", "list_models"]
+__all__ = ["PAPERS", "ModelRecord", "describe_model", "list_models"]
+
+_PAPER = (
+    "A. Kumar, Y. Wang, V. K. Ithapu, C. Fuegen: Do sound event representations generalize to other audio tasks? "
+    "A case study in audio transfer learning. 2021."
+)
+# Reference of each architecture.
+PAPERS: Mapping[str, str] = MappingProxyType(
+    {
+        "talnet": (
+            f"{_PAPER} Network: Y. Wang: Polyphonic sound event detection with weak labeling. PhD thesis, "
+            "Carnegie Mellon University, 2018."
+        ),
+        "weanet": (
+            f"{_PAPER} Network: A. Kumar, V. K. Ithapu: A sequential self teaching approach for improving "
+            "generalization in sound event recognition. ICML 2020; reconstructed, see docs/model.md."
+        ),
+    }
+)
 
 
 @dataclass(frozen=True)
@@ -91,11 +109,7 @@ _RECORDS: Mapping[str, ModelRecord] = MappingProxyType(
             parameters=9_980_527,
             min_samples=1200,
             licence="CC-BY-NC-4.0",
-            paper=(
-                "A. Kumar, Y. Wang, V. K. Ithapu, C. Fuegen: Do sound event representations generalize to other audio "
-                "tasks? A case study in audio transfer learning. 2021. Network: Y. Wang: Polyphonic sound event "
-                "detection with weak labeling. PhD thesis, Carnegie Mellon University, 2018."
-            ),
+            paper=PAPERS["talnet"],
             provenance=(
                 "Trained by the sedembed project to give what EfficientAT mn04_as gives on mixtures of 13.3 hours of "
                 "openly published recordings; not trained on AudioSet, not the published weights. Those are no longer "
