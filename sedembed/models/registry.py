@@ -96,11 +96,11 @@ _RECORDS: Mapping[str, ModelRecord] = MappingProxyType(
     {
         "talnet": ModelRecord(
             name="talnet",
-            version="1",
+            version="2",
             architecture="talnet",
             source="package:talnet",
             revision="",
-            sha256="77706db56656e27da01dda4e18a1e837575e5f43d65ea277cb121ebdef05b7a9",
+            sha256="d11e0d4232364fd2487f58aa7387c3f8f8ca5837cee92b3151aaedf50f2322e4",
             bytes=20_010_532,
             sample_rate=16_000,
             embedding_size=1024,
@@ -117,12 +117,13 @@ _RECORDS: Mapping[str, ModelRecord] = MappingProxyType(
             ),
             metrics=MappingProxyType(
                 {
-                    "esc50_accuracy": 0.857,
+                    "esc50_accuracy": 0.868,
                     "esc50_accuracy_untrained": 0.496,
                     "esc50_accuracy_log_mel": 0.3595,
-                    "held_out_correlation": 0.78,
-                    "held_out_top1_agreement": 0.632,
-                    "held_out_kl": 2.024,
+                    "held_out_correlation": 0.797,
+                    "held_out_top1_agreement": 0.649,
+                    "held_out_map": 0.881,
+                    "held_out_kl": 1.654,
                 }
             ),
         ),
