@@ -15,7 +15,7 @@ from sedembed.errors import SedembedError
 __all__ = ["main"]
 
 # Modules of `sedembed._commands`, in the order of the help text.
-_GROUPS = ("vectors", "events", "explore", "probe", "evaluate", "analyze")
+_GROUPS = ("vectors", "events", "explore", "probe", "evaluate", "analyze", "train")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -1,0 +1,145 @@
+"""Training batches: which clips, cropped where, with what masked — each a function of the seed and the position."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import Future
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from sedembed._training.clips import ClipSet
+from sedembed._training.collection import spec_augment_bounds
+from sedembed._training.distributed import Processes
+from sedembed._training.features import (
+    FeatureStore,
+    UnreadableClipError,
+    count_frames,
+    feature_rate,
+    open_threads,
+    silence_under,
+)
+from sedembed._training.sampler import BalancedOrder, Order, ShuffledOrder, positions_of
+from sedembed._training.settings import Network, TrainConfig
+from sedembed.errors import DatasetError
+
+__all__ = ["Batch", "BatchMaker"]
+
+_AHEAD = 2  # batches that are prepared while the network is busy
+_ATTEMPTS = 100
+_CROPS = 16  # a random stream of its own, apart from those of the sampler
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What one process has of one step.
+
+    Attributes
+    ----------
+    features : torch.Tensor, float32, shape (clips, frames, 64)
+        Normalised, cropped and masked.
+    targets : torch.Tensor, float32, shape (clips, classes)
+        In [0, 1].
+    seconds : float
+        Sound in the step, of all processes.
+    """
+
+    features: torch.Tensor
+    targets: torch.Tensor
+    seconds: float
+
+
+class BatchMaker:
+    """Makes the batches of a training.
+
+    Parameters
+    ----------
+    config : TrainConfig
+        Crops, masks, order.
+    clips, features : ClipSet, FeatureStore
+        What to train on.
+    network : TALNet or WEANet
+        Its normalisation and front end.
+    processes : Processes
+        Who shares each batch.
+    """
+
+    def __init__(
+        self, config: TrainConfig, clips: ClipSet, features: FeatureStore, network: Network, processes: Processes
+    ) -> None:
+        if len(features) != len(clips):
+            raise DatasetError(f"expected features of the {len(clips)} training clips, got those of {len(features)}")
+        if processes.count > config.batch_size:
+            raise DatasetError(
+                f"a batch of {config.batch_size} clips cannot be shared by {processes.count} processes; start fewer"
+            )
+        self.order: Order
+        if config.balanced:
+            self.order = BalancedOrder(clips.members, len(clips), config.seed)
+        else:
+            self.order = ShuffledOrder(len(clips), config.seed)
+        self._config, self._clips, self._features, self._processes = config, clips, features, processes
+        self._rate = feature_rate(network)
+        self._frames = None if config.seconds is None else count_frames(network, config.seconds)
+        self._mean = network.mean.detach().cpu().numpy()
+        self._std = network.std.detach().cpu().numpy()
+
+    def item(self, position: int) -> tuple[NDArray[np.float32], int, NDArray[np.float32]]:
+        """Normalised features of one position, the index of its clip, and a normalised frame of silence."""
+        config = self._config
+        index, features = self._draw(position)
+        rng = np.random.default_rng((config.seed, _CROPS, position))
+        # The network's frame of silence follows a clip that is too short, as if zeros followed the sound.
+        silence = np.full(features.shape[1], silence_under(features, self._features.spectrogram), np.float32)
+        if self._frames is not None:
+            start = int(rng.integers(max(0, len(features) - self._frames) + 1))
+            features = features[start : start + self._frames]
+            short = self._frames - len(features)
+            features = np.concatenate((features, np.broadcast_to(silence, (short, len(silence)))))
+        normalised = np.asarray((features - self._mean) / self._std, np.float32)
+        if config.spec_augment:
+            frames, bins = normalised.shape
+            most = min(round(config.spec_augment_seconds * self._rate), frames)
+            interval, band = spec_augment_bounds(frames, bins, most, min(config.spec_augment_bins, bins), rng)
+            normalised[interval] = config.spec_augment_fill
+            normalised[:, band] = config.spec_augment_fill
+        return normalised, index, np.asarray((silence - self._mean) / self._std, np.float32)
+
+    def _draw(self, position: int) -> tuple[int, NDArray[np.float32]]:
+        """Clip at a position with its features; another one of its class stands in for one that is unreadable."""
+        problem: UnreadableClipError | None = None
+        for attempt in range(_ATTEMPTS):
+            index = self.order.clip(position, attempt)
+            try:
+                return index, self._features[index]
+            except UnreadableClipError as error:
+                problem = error
+        raise DatasetError(f"{_ATTEMPTS} clips in a row cannot be decoded; the last: {problem}")
+
+    def batches(self, start: int, stop: int) -> Iterator[Batch]:
+        """Give the batches of steps `start` to `stop`, made ahead by threads."""
+        config, processes = self._config, self._processes
+        pending: deque[list[Future[tuple[NDArray[np.float32], int, NDArray[np.float32]]]]] = deque()
+        with open_threads(self._features.workers) as pool:
+            for step in range(start, stop + _AHEAD):
+                if step < stop:
+                    positions = positions_of(step, config.batch_size, processes.rank, processes.count)
+                    pending.append([pool.submit(self.item, int(position)) for position in positions])
+                if step >= start + _AHEAD and pending:
+                    yield self.collate([future.result() for future in pending.popleft()])
+
+    def collate(self, items: list[tuple[NDArray[np.float32], int, NDArray[np.float32]]]) -> Batch:
+        """Put items of `item` into one batch, as long as the longest item of any process."""
+        longest = max(len(features) for features, _, _ in items)
+        if self._frames is None:
+            longest = max(self._processes.gather(longest))
+        batch = np.empty((len(items), longest, items[0][0].shape[1]), np.float32)
+        for row, (features, _, silence) in zip(batch, items, strict=True):
+            row[: len(features)] = features
+            row[len(features) :] = silence
+        targets = self._clips.targets[[index for _, index, _ in items]]
+        seconds = self._config.batch_size * longest / self._rate
+        return Batch(torch.from_numpy(batch), torch.from_numpy(targets), seconds)

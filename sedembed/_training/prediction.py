@@ -1,0 +1,160 @@
+"""Clip probabilities of a network for many clips, and the scores of a validation."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from sedembed._evaluation import metrics
+from sedembed._training.clips import ClipSet
+from sedembed._training.distributed import Processes
+from sedembed._training.features import FeatureStore, UnreadableClipError, open_threads
+from sedembed._training.settings import Network
+from sedembed.errors import DatasetError
+
+__all__ = ["check_validation", "predict", "score", "validate"]
+
+_AHEAD = 2
+
+
+def predict(
+    network: Network,
+    features: FeatureStore,
+    *,
+    batch_size: int = 64,
+    device: str | torch.device | None = None,
+) -> NDArray[np.float32]:
+    """Clip probabilities of every clip of a store, each heard whole.
+
+    Parameters
+    ----------
+    network : TALNet or WEANet
+        Run in evaluation mode and left in the mode it was in.
+    features : FeatureStore
+        Made for a network of the same front end.
+    batch_size : int
+        Clips heard at once; the result does not depend on it but for rounding.
+    device : str or torch.device, optional
+        Where the network is moved first; by default it stays where it is.
+
+    Returns
+    -------
+    ndarray of float32, shape (clips, classes)
+        In [0, 1]; NaN for clips that cannot be decoded, which `features.failures` then lists.
+    """
+    if device is not None:
+        network.to(device)
+    return _predict(network, features, np.arange(len(features)), batch_size)
+
+
+def validate(
+    network: Network, clips: ClipSet, features: FeatureStore, batch_size: int, processes: Processes
+) -> dict[str, float]:
+    """MAP, MAUC and d' of a network; several processes share the work and get the same numbers."""
+    own = processes.share(range(len(features)))
+    parts = processes.gather(_predict(network, features, own, batch_size))
+    probabilities = np.empty((len(clips), len(clips.classes)), np.float32)
+    for rank, part in enumerate(parts):
+        probabilities[rank :: processes.count] = part
+    return score(clips.targets, probabilities)
+
+
+def score(targets: NDArray[np.float32], probabilities: NDArray[np.float32]) -> dict[str, float]:
+    """MAP, MAUC and d' over the classes that have positives.
+
+    Parameters
+    ----------
+    targets : ndarray, shape (clips, classes)
+        A class is heard where its target is at least 0.5.
+    probabilities : ndarray, shape (clips, classes)
+        Clips that are NaN throughout are left out.
+    """
+    readable = ~np.isnan(probabilities).all(axis=1)
+    truth, scores = targets[readable] >= 0.5, probabilities[readable]
+    if not truth.any():
+        raise DatasetError("no validation clip that can be decoded carries a class; choose other clips to validate on")
+    if not np.isfinite(scores).all():
+        return {"map": float("nan"), "mauc": float("nan"), "d_prime": float("nan")}
+    found = {"map": metrics.compute("map", truth, scores)}
+    for name in ("mauc", "d_prime"):
+        try:
+            found[name] = metrics.compute(name, truth, scores)
+        except metrics.UndefinedMetricError:
+            found[name] = float("nan")
+    return found
+
+
+def check_validation(clips: ClipSet, train: ClipSet) -> None:
+    """Refuse validation clips of other classes, or on which MAP is not defined."""
+    if clips.classes != train.classes:
+        raise DatasetError(
+            "the validation clips have other classes than the training clips; use the same, in one order"
+        )
+    if not (clips.targets >= 0.5).any():
+        raise DatasetError(
+            f"none of the {len(clips)} validation clips carries a class; choose other clips to validate on"
+        )
+    both = set(clips.names) & set(train.names)
+    if both:
+        raise DatasetError(f"{len(both)} clips are to train and to validate on, such as {min(both)}; keep them apart")
+
+
+def _predict(
+    network: Network, features: FeatureStore, rows: Sequence[int] | NDArray[np.int64], batch_size: int
+) -> NDArray[np.float32]:
+    result = np.full((len(rows), network.config.classes), np.nan, np.float32)
+    training = network.training
+    device = next(network.parameters()).device
+    network.eval()
+    try:
+        with torch.no_grad():
+            for places, batch, lengths in _batches(features, rows, batch_size):
+                x = batch.to(device)
+                output = network(x, None if lengths is None else lengths.to(device))
+                result[places] = network.pool(output).float().cpu().numpy()
+    finally:
+        network.train(training)
+    return result
+
+
+def _batches(
+    features: FeatureStore, rows: Sequence[int] | NDArray[np.int64], batch_size: int
+) -> Iterator[tuple[list[int], torch.Tensor, torch.Tensor | None]]:
+    def read(row: int) -> NDArray[np.float32] | None:
+        try:
+            return features[row]
+        except UnreadableClipError:
+            return None
+
+    def collate(
+        first: int, futures: list[Future[NDArray[np.float32] | None]]
+    ) -> tuple[list[int], torch.Tensor, torch.Tensor | None] | None:
+        found = {first + i: item for i, future in enumerate(futures) if (item := future.result()) is not None}
+        if not found:
+            return None
+        lengths = [len(item) for item in found.values()]
+        batch = np.zeros((len(found), max(lengths), next(iter(found.values())).shape[1]), np.float32)
+        for row, item in zip(batch, found.values(), strict=True):
+            row[: len(item)] = item
+        same = min(lengths) == max(lengths)
+        return list(found), torch.from_numpy(batch), None if same else torch.tensor(lengths)
+
+    pending: deque[tuple[int, list[Future[NDArray[np.float32] | None]]]] = deque()
+    with open_threads(features.workers) as pool:
+        for start in range(0, len(rows) + _AHEAD * batch_size, batch_size):
+            if start < len(rows):
+                chosen = rows[start : start + batch_size]
+                pending.append((start, [pool.submit(read, int(row)) for row in chosen]))
+            if pending and (start >= _AHEAD * batch_size or start >= len(rows)):
+                done = collate(*pending.popleft())
+                if done is not None:
+                    yield done
+        while pending:
+            done = collate(*pending.popleft())
+            if done is not None:
+                yield done

@@ -1,0 +1,238 @@
+"""The folder of a training run: settings, versions, log, and clips that were left out."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import json
+import logging
+import platform
+import subprocess
+from collections.abc import Mapping, Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+import sedembed
+from sedembed._training.clips import ClipSet
+from sedembed._training.settings import TrainConfig
+from sedembed.errors import DatasetError
+
+__all__ = ["LOG_COLUMNS", "RunFolder", "find_revision", "fingerprint", "list_versions"]
+
+logger = logging.getLogger(__name__)
+
+LOG_COLUMNS = (
+    "step",
+    "loss",
+    "learning_rate",
+    "gradient_norm",
+    "audio_seconds_per_second",
+    "validation_map",
+    "validation_mauc",
+    "validation_d_prime",
+)
+
+
+class RunFolder:
+    """Files of one run; only the first of several processes writes them.
+
+    Parameters
+    ----------
+    path : Path
+        Made if missing.
+    writes : bool
+        Whether this process is the first.
+    tensorboard : bool
+        Write events for TensorBoard beside the CSV log.
+    """
+
+    def __init__(self, path: Path, writes: bool, tensorboard: bool = False) -> None:
+        self.path = path
+        self._writes = writes
+        self._board: Any = None
+        self._tensorboard = tensorboard and writes
+        if self._tensorboard:
+            _find_summary_writer()
+
+    def hold(self, config: TrainConfig, data: Mapping[str, Any], about: Mapping[str, Any]) -> None:
+        """Write settings and circumstances of a new run, or check them against those of the run in the folder.
+
+        Parameters
+        ----------
+        config : TrainConfig
+            Must be that of the run.
+        data : mapping
+            What the result depends on besides: fingerprints of clips and of the initial weights. Must be the same.
+        about : mapping
+            Versions, device and so on; written once for each time that the run was started.
+
+        Raises
+        ------
+        DatasetError
+            If the folder holds another run, or something else.
+        """
+        file, record = self.path / "config.json", self.path / "run.json"
+        table = json.loads(json.dumps(config.as_table()))
+        if not file.exists():
+            if (self.path / "checkpoint.pt").exists():
+                raise DatasetError(f"{self.path} holds a checkpoint without settings; choose another folder")
+            if not self._writes:
+                return
+            self.path.mkdir(parents=True, exist_ok=True)
+            self.write("run.json", {**data, "starts": [dict(about)]})
+            self.write("config.json", table)
+            return
+        try:
+            found, run = json.loads(file.read_bytes()), json.loads(record.read_bytes())
+            starts = list(run["starts"])
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise DatasetError(f"{file} or {record.name} cannot be read ({error}); choose another folder") from error
+        other = sorted(key for key in {*table, *found} if table.get(key) != found.get(key))
+        if other:
+            raise DatasetError(
+                f"{self.path} holds a run with other settings ({', '.join(other)}); choose another folder, or use the "
+                "settings of that run to continue it"
+            )
+        changed = sorted(key for key in data if run.get(key) != data[key])
+        if changed:
+            raise DatasetError(
+                f"{self.path} holds a run on other data ({', '.join(changed)}); choose another folder, or give the "
+                "clips that it began with"
+            )
+        if starts and starts[-1].get("versions") != about.get("versions"):
+            logger.warning("%s was begun with other versions: the result may differ in rounding", self.path)
+        if self._writes:
+            self.write("run.json", {**run, "starts": [*starts, dict(about)]})
+
+    def write(self, name: str, value: Any) -> None:
+        """Write JSON under a name, complete or not at all."""
+        self.write_bytes(
+            name, json.dumps(value, indent=2, ensure_ascii=False).encode(errors="backslashreplace") + b"\n"
+        )
+
+    def write_bytes(self, name: str, content: bytes) -> None:
+        """Write a file under a name, complete or not at all."""
+        from sedembed.store import atomic_file
+
+        if self._writes:
+            with atomic_file(self.path / name) as opened:
+                opened.write(content)
+
+    def write_lines(self, name: str, lines: Sequence[str]) -> None:
+        """Write a text file of one entry a line."""
+        self.write_bytes(name, "".join(f"{line}\n" for line in lines).encode(errors="backslashreplace"))
+
+    def write_failures(self, failures: Mapping[str, tuple[str, str]]) -> None:
+        """List clips that could not be decoded: path, error, message. Those of earlier starts stay."""
+        file = self.path / "unreadable.csv"
+        known: dict[str, tuple[str, str]] = {}
+        if file.exists():
+            with file.open(newline="", encoding="utf-8") as stream:
+                known = {row["path"]: (row["error"], row["message"]) for row in csv.DictReader(stream)}
+        shown = {path.encode(errors="backslashreplace").decode(): value for path, value in failures.items()}
+        everything = {**known, **shown}
+        if everything == known:
+            return
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(("path", "error", "message"))
+        writer.writerows((path, *everything[path]) for path in sorted(everything))
+        self.write_bytes("unreadable.csv", text.getvalue().encode(errors="backslashreplace"))
+
+    # --- the log --------------------------------------------------------------------------------------------------
+
+    def rewind(self, step: int) -> None:
+        """Drop what the log says of steps after `step`, which will be taken again."""
+        file = self.path / "log.csv"
+        if not self._writes:
+            return
+        rows: list[dict[str, str]] = []
+        if file.exists():
+            with file.open(newline="", encoding="utf-8") as stream:
+                # The last line may have been cut by whatever ended the run.
+                rows = [row for row in csv.DictReader(stream) if _is_step(row.get("step")) and None not in row.values()]
+        text = io.StringIO()
+        writer = csv.DictWriter(text, LOG_COLUMNS, lineterminator="\n", extrasaction="ignore")
+        writer.writeheader()
+        writer.writerows(row for row in rows if int(row["step"]) <= step)
+        self.write_bytes("log.csv", text.getvalue().encode())
+        if self._tensorboard:
+            self._board = _find_summary_writer()(str(self.path / "tensorboard"), purge_step=step + 1)
+
+    def log(self, row: Mapping[str, Any]) -> None:
+        """Add a line to the log, and to TensorBoard."""
+        if not self._writes:
+            return
+        cells = {name: "" if row.get(name) is None else _shown(row[name]) for name in LOG_COLUMNS}
+        with (self.path / "log.csv").open("a", newline="", encoding="utf-8") as stream:
+            csv.DictWriter(stream, LOG_COLUMNS, lineterminator="\n").writerow(cells)
+        logger.info(", ".join(f"{name} {value}" for name, value in cells.items() if value))
+        if self._board is not None:
+            for name in LOG_COLUMNS[1:]:
+                if row.get(name) is not None:
+                    self._board.add_scalar(name.replace("validation_", "validation/"), row[name], row["step"])
+            self._board.flush()
+
+    def close(self) -> None:
+        """Close what is open."""
+        if self._board is not None:
+            self._board.close()
+            self._board = None
+
+
+def fingerprint(clips: ClipSet | None) -> str | None:
+    """Hash of names, classes and targets."""
+    if clips is None:
+        return None
+    digest = hashlib.sha256("\0".join((*clips.names, "", *clips.classes)).encode(errors="surrogateescape"))
+    digest.update(np.ascontiguousarray(clips.targets).data)
+    return digest.hexdigest()
+
+
+def list_versions() -> dict[str, str | None]:
+    """Versions of what a result depends on."""
+    versions: dict[str, str | None] = {"sedembed": sedembed.__version__, "python": platform.python_version()}
+    for package in ("torch", "numpy", "soundfile", "soxr", "librosa"):
+        try:
+            versions[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            versions[package] = None
+    versions["cuda"] = torch.version.cuda
+    return versions
+
+
+def find_revision() -> str:
+    """Git revision of this code, with "-dirty" if files were changed; "unknown" where it is not in a repository."""
+    here = Path(__file__).resolve()
+    try:
+        # An installed copy may lie in a repository that it has nothing to do with.
+        _git(here, "ls-files", "--error-unmatch", str(here.with_name("__init__.py")))
+        return _git(here, "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*")
+    except (OSError, subprocess.SubprocessError):
+        return "unknown"
+
+
+def _git(file: Path, *arguments: str) -> str:
+    command = ["git", "-C", str(file.parent), *arguments]
+    return subprocess.run(command, check=True, capture_output=True, text=True, timeout=30).stdout.strip()
+
+
+def _find_summary_writer() -> Any:
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError as error:
+        raise ValueError("TensorBoard is not installed: pip install 'sedembed[train]', or leave its log out") from error
+    return SummaryWriter
+
+
+def _is_step(text: str | None) -> bool:
+    return text is not None and text.isdigit()
+
+
+def _shown(value: Any) -> str:
+    return f"{value:.6g}" if isinstance(value, float) else str(value)
