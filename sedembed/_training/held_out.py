@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -64,7 +65,8 @@ def main() -> None:
         with torch.inference_mode():
             theirs.append(torch.sigmoid(teacher(torch.from_numpy(up)[None]).logits)[0].numpy())
         ours.append(model.tag(waveform))
-    print(json.dumps(compare(np.stack(ours), np.stack(theirs), arguments.threshold), indent=2))
+    figures = compare(np.stack(ours), np.stack(theirs), arguments.threshold)
+    sys.stdout.write(json.dumps(figures, indent=2) + "\n")
 
 
 if __name__ == "__main__":
