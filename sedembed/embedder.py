@@ -43,8 +43,8 @@ class Frames(NamedTuple):
     ----------
     embeddings : ndarray of float32, shape (frames, embedding size)
         One vector a frame, as the network gives it: of no certain length, also where clip embeddings are of unit
-        length. A frame of TALNet stands for 0.1 s; one of WEANet is the centre of the 0.96 s that it hears, and begins
-        0.32 s after the one before.
+        length. A frame of TALNet stands for 0.1 s; one of WEANet spans 0.96 s and begins 0.32 s after
+        the one before.
     times : ndarray of float64, shape (frames,)
         Centre of each frame in seconds from the start of the clip.
     """
