@@ -95,9 +95,9 @@ def test_models(capsys):
     assert main(["models"]) == 0
     assert capsys.readouterr().out.startswith("talnet")
     assert main(["models", "--json"]) == 0
-    (record,) = json.loads(capsys.readouterr().out)
-    assert record["name"] == "talnet"
-    assert record["embedding_size"] == 1024
+    records = json.loads(capsys.readouterr().out)
+    sizes = {record["name"]: record["embedding_size"] for record in records}
+    assert sizes == {"talnet": 1024, "weanet": 2048}
 
 
 def test_convert(tmp_path, untrained_model_dir, untrained_embedder, capsys):

@@ -127,6 +127,37 @@ _RECORDS: Mapping[str, ModelRecord] = MappingProxyType(
                 }
             ),
         ),
+        "weanet": ModelRecord(
+            name="weanet",
+            version="1",
+            architecture="weanet",
+            source="package:weanet",
+            revision="",
+            sha256="4b2c98e12406bb33428c94ea9b639a4b0b63d71fd1ab60f1e9f3d83e3165899c",
+            bytes=30_528_040,
+            sample_rate=16_000,
+            embedding_size=2048,
+            frame_rate=3.125,
+            classes=527,
+            parameters=15_217_886,
+            min_samples=15_200,
+            licence="CC-BY-NC-4.0",
+            paper=PAPERS["weanet"],
+            provenance=(
+                "A reconstruction of the architecture, trained by the sedembed project to give what EfficientAT "
+                "mn04_as gives on mixtures of 13.3 hours of openly published recordings; not trained on AudioSet, not "
+                "the weights of its authors."
+            ),
+            metrics=MappingProxyType(
+                {
+                    "esc50_accuracy": 0.873,
+                    "held_out_correlation": 0.753,
+                    "held_out_top1_agreement": 0.596,
+                    "held_out_map": 0.837,
+                    "held_out_kl": 2.283,
+                }
+            ),
+        ),
     }
 )
 
