@@ -281,7 +281,7 @@ class TestRun:
         assert second.optimizers[0].state_dict()["state"][0]["step"] == 4
 
     def test_overfits_one_batch(self, data, tmp_path):
-        run = trainer(data, tmp_path, steps=40, warmup_steps=5)
+        run = trainer(data, tmp_path, steps=40, warmup_steps=5, optimizer="adamw")
         batch = run.make_batch(0)
         losses = []
         for run.step in range(14):
@@ -328,7 +328,7 @@ class TestRun:
         assert run._learning_scale() == pytest.approx(0.8**2)
 
     def test_log_and_validation(self, data, tmp_path):
-        run = trainer(data, tmp_path, steps=10, validate_every=10, held_out_share=0.5)
+        run = trainer(data, tmp_path, steps=10, validate_every=10, held_out_share=0.5, optimizer="adamw")
         run.run()
         with (tmp_path / "log.csv").open() as stream:
             (row,) = csv.DictReader(stream)
