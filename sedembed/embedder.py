@@ -349,8 +349,7 @@ class Embedder:
 
     @property
     def _pools_by_maximum(self) -> bool:
-        config = self._network.config
-        return config.architecture == "talnet" and config.pooling == "max"
+        return self._network.pools_by_maximum
 
     @property
     def _max_batch_frames(self) -> int:
@@ -359,10 +358,8 @@ class Embedder:
 
     def _clip_sum(self) -> ClipSum:
         """Empty sum that makes a clip's embedding and probabilities as this network does."""
-        config = self._network.config
-        if config.architecture == "weanet":
-            return ClipSum(embedding_maximum=config.embedding_pooling == "max", unit_length=True)
-        return ClipSum(self._pools_by_maximum)
+        network = self._network
+        return ClipSum(network.pools_by_maximum, network.embedding_maximum, network.unit_length)
 
     def _features(self, window: NDArray[np.float32]) -> torch.Tensor:
         """Front end of one window on the CPU; safe to call from several threads."""

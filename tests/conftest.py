@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import multiprocessing
 import os
@@ -102,3 +103,33 @@ def start_process() -> Callable[..., BaseProcess]:
         return process
 
     return start
+
+
+@pytest.fixture(scope="session")
+def write_esc50() -> Callable[..., Path]:
+    """Function that fills a folder with two kinds of sound in five folds, laid out and named as ESC-50 is."""
+
+    def write(folder: Path, seconds: float = 1.0, suffix: str = ".wav") -> Path:
+        (folder / "audio").mkdir(parents=True)
+        (folder / "meta").mkdir()
+        rows = []
+        samples = round(16_000 * seconds)
+        for fold in range(1, 6):
+            for target in range(2):
+                for take in "AB":
+                    name = f"{fold}-{100 + target}-{take}-{target}.wav"
+                    rng = np.random.default_rng([fold, target, ord(take)])
+                    wave = rng.normal(0, 0.1, samples)
+                    if target:
+                        tone = np.sin(2 * np.pi * rng.uniform(400, 600) * np.arange(samples) / 16_000)
+                        wave = 0.3 * tone + wave / 50
+                    soundfile.write(folder / "audio" / name.replace(".wav", suffix), wave, 16_000)
+                    row = {"filename": name, "fold": fold, "target": target, "category": f"class {target}"}
+                    rows.append({**row, "esc10": False, "src_file": 100 + target, "take": take})
+        with (folder / "meta" / "esc50.csv").open("w", newline="") as stream:
+            writer = csv.DictWriter(stream, list(rows[0]))
+            writer.writeheader()
+            writer.writerows(rows)
+        return folder
+
+    return write

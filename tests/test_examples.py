@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import importlib.util
 import json
 import subprocess
@@ -28,28 +27,8 @@ def run(script: str, *arguments: object) -> str:
 
 
 @pytest.fixture(scope="module")
-def esc50(tmp_path_factory) -> Path:
-    """Two kinds of sound in five folds, laid out and named as ESC-50 is."""
-    folder = tmp_path_factory.mktemp("esc50")
-    (folder / "audio").mkdir()
-    (folder / "meta").mkdir()
-    rows = []
-    for fold in range(1, 6):
-        for target in range(2):
-            for take in "AB":
-                name = f"{fold}-{100 + target}-{take}-{target}.wav"
-                rng = np.random.default_rng([fold, target, ord(take)])
-                wave = rng.normal(0, 0.1, 16_000)
-                if target:
-                    wave = 0.3 * np.sin(2 * np.pi * rng.uniform(400, 600) * np.arange(16_000) / 16_000) + wave / 50
-                soundfile.write(folder / "audio" / name.replace(".wav", ".ogg"), wave, 16_000)
-                row = {"filename": name, "fold": fold, "target": target, "category": f"class {target}"}
-                rows.append({**row, "esc10": False, "src_file": 100 + target, "take": take})
-    with (folder / "meta" / "esc50.csv").open("w", newline="") as stream:
-        writer = csv.DictWriter(stream, list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)
-    return folder
+def esc50(tmp_path_factory, write_esc50) -> Path:
+    return write_esc50(tmp_path_factory.mktemp("data") / "esc50", suffix=".ogg")
 
 
 @pytest.mark.parametrize("features", ["log-mel", "untrained"])

@@ -19,7 +19,6 @@ import pyarrow as pa
 import pyarrow.parquet as parquet
 import pytest
 import safetensors.numpy
-import soundfile
 import torch
 
 import sedembed
@@ -731,25 +730,8 @@ def test_score_of_predictions(example):
 
 
 @pytest.fixture
-def esc50(tmp_path) -> Path:
-    """Two kinds of sound in five folds, laid out and named as ESC-50 is."""
-    folder = tmp_path / "esc50"
-    (folder / "audio").mkdir(parents=True)
-    (folder / "meta").mkdir()
-    rows = []
-    for fold in range(1, 6):
-        for target in range(2):
-            for take in "AB":
-                name = f"{fold}-{100 + target}-{take}-{target}.wav"
-                rng = np.random.default_rng([fold, target, ord(take)])
-                soundfile.write(folder / "audio" / name, rng.normal(0, 0.1, 48_000).clip(-1, 1), 16_000)
-                row = {"filename": name, "fold": fold, "target": target, "category": f"class {target}"}
-                rows.append({**row, "esc10": False, "src_file": 100 + target, "take": take})
-    with (folder / "meta" / "esc50.csv").open("w", newline="") as stream:
-        writer = csv.DictWriter(stream, list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)
-    return folder
+def esc50(tmp_path, write_esc50) -> Path:
+    return write_esc50(tmp_path / "esc50", seconds=3.0)
 
 
 def test_experiment_runs_and_continues(example, esc50, tmp_path, capsys):

@@ -7,7 +7,7 @@ import dataclasses
 import importlib.util
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -778,28 +778,8 @@ class TestDetect:
 
 
 @pytest.fixture(scope="module")
-def esc50(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two kinds of sound in five folds, laid out and named as ESC-50 is."""
-    folder = tmp_path_factory.mktemp("esc50")
-    (folder / "audio").mkdir()
-    (folder / "meta").mkdir()
-    rows = []
-    for fold in range(1, 6):
-        for target in range(2):
-            for take in "AB":
-                name = f"{fold}-{100 + target}-{take}-{target}.wav"
-                rng = np.random.default_rng([fold, target, ord(take)])
-                wave = rng.normal(0, 0.1, RATE)
-                if target:
-                    wave = 0.3 * np.sin(2 * np.pi * rng.uniform(400, 600) * np.arange(RATE) / RATE) + wave / 50
-                soundfile.write(folder / "audio" / name, wave, RATE)
-                row = {"filename": name, "fold": fold, "target": target, "category": f"class {target}"}
-                rows.append({**row, "esc10": False, "src_file": 100 + target, "take": take})
-    with (folder / "meta" / "esc50.csv").open("w", newline="") as stream:
-        writer = csv.DictWriter(stream, list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)
-    return folder
+def esc50(tmp_path_factory: pytest.TempPathFactory, write_esc50: Callable[..., Path]) -> Path:
+    return write_esc50(tmp_path_factory.mktemp("data") / "esc50")
 
 
 class TestEvaluate:

@@ -8,18 +8,20 @@ from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, field, fields, replace
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Literal, TypeAlias, get_args
+from typing import Any, Literal, TypeAlias, TypeVar, get_args
 
 from sedembed.models.talnet import TALNet, TALNetConfig
 from sedembed.models.weanet import WEANet, WEANetConfig
 
-__all__ = ["Network", "TrainConfig", "packaged_normalizer"]
+__all__ = ["Network", "TrainConfig", "make_settings", "packaged_normalizer"]
 
 ModelName = Literal["talnet", "weanet"]
 Precision = Literal["float32", "bfloat16", "float16", "float64"]
 Normalization = Literal["default", "measured"]
 Validation = Literal["held-out", "eval", "none"]
 Network: TypeAlias = TALNet | WEANet
+
+_Settings = TypeVar("_Settings")
 
 _WHOLE = ("batch_size", "steps", "validate_every", "checkpoint_every", "log_every", "validation_batch_size")
 
@@ -193,14 +195,7 @@ class TrainConfig:
     @classmethod
     def from_table(cls, values: Mapping[str, Any], where: str = "the settings") -> TrainConfig:
         """Make a configuration of plain values; `where` begins the errors."""
-        known = {item.name for item in fields(cls)}
-        unknown = sorted(set(values) - known)
-        if unknown:
-            raise ValueError(f"{where}: unknown settings {', '.join(unknown)}; known are {', '.join(sorted(known))}")
-        try:
-            return cls(**values)
-        except ValueError as error:
-            raise ValueError(f"{where}: {error}") from error
+        return make_settings(cls, values, where)
 
     def as_table(self) -> dict[str, Any]:
         """All settings as plain values for JSON."""
@@ -267,6 +262,18 @@ class TrainConfig:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.seed)
             return TALNet(config) if isinstance(config, TALNetConfig) else WEANet(config)
+
+
+def make_settings(kind: type[_Settings], values: Mapping[str, Any], where: str) -> _Settings:
+    """Make a data class of plain values, unknown keys refused; `where` begins the errors."""
+    known = {item.name for item in fields(kind)}  # type: ignore[arg-type]
+    unknown = sorted(set(values) - known)
+    if unknown:
+        raise ValueError(f"{where}: unknown settings {', '.join(unknown)}; known are {', '.join(sorted(known))}")
+    try:
+        return kind(**values)
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from error
 
 
 def packaged_normalizer() -> tuple[tuple[float, ...], tuple[float, ...]]:

@@ -16,7 +16,7 @@ import json
 import logging
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args
 
@@ -31,7 +31,7 @@ from sedembed._training.distributed import current_processes
 from sedembed._training.features import FeatureStore
 from sedembed._training.loop import Training, predict
 from sedembed._training.records import fingerprint
-from sedembed._training.settings import TrainConfig
+from sedembed._training.settings import TrainConfig, make_settings
 from sedembed._training.soft_labels import read_soft_labels
 from sedembed.errors import DatasetError
 from sedembed.models.weights import WEIGHTS_FILE, load_network, resolve
@@ -133,14 +133,7 @@ class SustainConfig:
     @classmethod
     def from_table(cls, values: Mapping[str, Any], where: str = "sustain") -> SustainConfig:
         """Make a configuration of plain values, unknown keys refused; `where` begins the errors."""
-        known = {item.name for item in fields(cls)}
-        unknown = sorted(set(values) - known)
-        if unknown:
-            raise ValueError(f"{where}: unknown settings {', '.join(unknown)}; known are {', '.join(sorted(known))}")
-        try:
-            return cls(**values)
-        except ValueError as error:
-            raise ValueError(f"{where}: {error}") from error
+        return make_settings(cls, values, where)
 
     @property
     def _lists(self) -> tuple[tuple[float, ...], ...]:

@@ -88,6 +88,7 @@ class TALNet(nn.Module):
     n_mels = N_MELS
     feature_rate = FRAME_RATE  # feature frames per second
     feature_rate = FRAME_RATE
+    embedding_maximum = unit_length = False  # a clip's embedding is the plain mean of its frames
     frame_rate = FRAME_RATE / 4
     first_frame_time = 1.5 / FRAME_RATE  # centre of the first four feature frames, in seconds
     # Sixteen windows of ten seconds: larger batches were not faster, and four windows of a minute stay under 2 GB.
@@ -110,6 +111,11 @@ class TALNet(nn.Module):
         self.register_buffer("mean", torch.tensor(config.mean, dtype=torch.float32), persistent=False)
         self.register_buffer("std", torch.tensor(config.std, dtype=torch.float32), persistent=False)
         self._initialise()
+
+    @property
+    def pools_by_maximum(self) -> bool:
+        """Whether a clip's probabilities are the highest of its frames."""
+        return self.config.pooling == "max"
 
     @property
     def _convolution_dtype(self) -> torch.dtype:

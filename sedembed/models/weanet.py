@@ -140,6 +140,8 @@ class WEANet(nn.Module):
     """
 
     sample_rate = SAMPLE_RATE
+    pools_by_maximum = False
+    unit_length = True  # of a clip's embedding
     mean: torch.Tensor
     std: torch.Tensor
 
@@ -172,6 +174,11 @@ class WEANet(nn.Module):
     def n_mels(self) -> int:
         """Bins of a feature frame."""
         return self.config.n_mels
+
+    @property
+    def embedding_maximum(self) -> bool:
+        """Whether a clip's embedding is the maximum, not the mean, of its segments'."""
+        return self.config.embedding_pooling == "max"
 
     @property
     def feature_rate(self) -> float:
