@@ -348,10 +348,6 @@ class Embedder:
         return round(WINDOW_SECONDS * self.sample_rate), self._network.min_samples
 
     @property
-    def _pools_by_maximum(self) -> bool:
-        return self._network.pools_by_maximum
-
-    @property
     def _max_batch_frames(self) -> int:
         """Most feature frames, padding included, of a batch of MAX_BATCH windows."""
         return self._network.max_batch_frames

@@ -11,6 +11,7 @@ import subprocess
 import time
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -577,7 +578,8 @@ class TestTagFiles:
     ) -> None:
         model = untrained_embedder
         monkeypatch.setattr(type(model), "_window_sizes", (16_000, 1_200))
-        monkeypatch.setattr(type(model), "_pools_by_maximum", pooling == "max")
+        network = model._network
+        monkeypatch.setattr(network, "config", replace(network.config, pooling=pooling))
         folder = write_sounds(tmp_path / "sounds", {"long.wav": 3.4, "short.wav": 0.02})
         probabilities, _ = tag_files(folder, ["long.wav", "short.wav"], tmp_path / "tags", model, progress=False)
         np.testing.assert_allclose(probabilities[0], model.tag(folder / "long.wav"), rtol=1e-5)

@@ -139,7 +139,7 @@ def _process(steps: list[Step], model: Embedder, writer: StoreWriter, clips: dic
     ]
     results = model._run([features for _, features in windows], probabilities=True)
     for (source, _), result in zip(windows, results, strict=True):
-        clips.setdefault(source, ClipSum(model._pools_by_maximum)).add(result)
+        clips.setdefault(source, model._clip_sum()).add(result)
     ends = [step for step in steps if step.features is None]
     for source, _, error in ends:
         if error is not None and not isinstance(error, Exception):

@@ -87,7 +87,6 @@ class TALNet(nn.Module):
     embedding_size = 1024
     n_mels = N_MELS
     feature_rate = FRAME_RATE  # feature frames per second
-    feature_rate = FRAME_RATE
     embedding_maximum = unit_length = False  # a clip's embedding is the plain mean of its frames
     frame_rate = FRAME_RATE / 4
     first_frame_time = 1.5 / FRAME_RATE  # centre of the first four feature frames, in seconds
