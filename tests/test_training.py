@@ -17,8 +17,15 @@ from safetensors.torch import save_file
 from sklearn.metrics import average_precision_score
 
 from sedembed import load_model
-from sedembed._training.collection import CropSettings, draw_crop, draw_mixture, open_collection, spec_augment_bounds
-from sedembed._training.distill import DistillConfig, Trainer, _alignment
+from sedembed._training.collection import (
+    Collection,
+    CropSettings,
+    draw_crop,
+    draw_mixture,
+    open_collection,
+    spec_augment_bounds,
+)
+from sedembed._training.distill import DistillConfig, Trainer, _alignment, _sampling_weights
 from sedembed._training.held_out import compare
 from sedembed._training.muon import Muon, orthogonalise
 from sedembed._training.teacher import TEACHER_CELL_SECONDS, Teacher, load_teacher
@@ -233,6 +240,42 @@ class TestCollection:
         # Two parts of equal level at half the power each: the level of one, but for what they have in common.
         assert np.std(mixed) == pytest.approx(np.std(plain), rel=0.5)
 
+    def test_a_faster_sound_is_higher(self, tmp_path):
+        tone = np.sin(2 * np.pi * 1000 * np.arange(64_000) / 16_000)
+        collection = Collection(
+            (20_000 * tone).astype(np.int16), np.array([0, 64_000]), ["tone.ogg"], np.zeros(1, bool)
+        )
+        rng = np.random.default_rng(0)
+        settings = CropSettings(2.0, 0.0, 10.0, (0.0, 0.0), speed_probability=1.0, speed_semitones=12.0)
+        peaks = []
+        for _ in range(20):
+            sound = draw_mixture(collection, np.ones(1), settings, rng)
+            assert sound.shape == (32_000,)
+            peaks.append(np.abs(np.fft.rfft(sound * np.hanning(32_000))).argmax() / 2.0)
+        assert 500 <= min(peaks) < 750
+        assert 1400 < max(peaks) <= 2000
+
+    def test_without_other_speeds_the_crops_are_those_of_before(self, data):
+        collection = open_collection(data, data / "cache", 0.0)
+        weights, settings = np.cumsum(np.ones(6)), CropSettings(1.0, 0.0, 10.0, (0.0, 0.0))
+        mixture = draw_mixture(collection, weights, settings, np.random.default_rng(3))
+        rng = np.random.default_rng(3)
+        first = int(np.searchsorted(weights, rng.random(2) * 6)[0])
+        np.testing.assert_array_equal(mixture, draw_crop(collection, first, 16_000, rng))
+
+    def test_rare_events_are_drawn_more_often(self):
+        collection = Collection(
+            np.zeros(4000, np.int16), np.arange(0, 5000, 1000), list("abcd"), np.array([False, False, False, True])
+        )
+        probabilities = np.array([[0.9, 0.01, 0.05], [0.9, 0.01, 0.05], [0.1, 0.8, 0.05], [0.1, 0.01, 0.9]])
+        logits = np.log(probabilities / (1 - probabilities))
+        drawn = np.diff(_sampling_weights(logits, collection, "strongest"), prepend=0.0) / np.sqrt(1000)
+        # Each recording's strongest event over all there is of it and two: 0.9 / 4.0, 0.8 / 2.83.
+        np.testing.assert_allclose(drawn, [0.225, 0.225, 0.8 / 2.83, 0.0], rtol=1e-6, atol=1e-12)
+        spread = np.diff(_sampling_weights(logits, collection, "spread"), prepend=0.0) / np.sqrt(1000)
+        expected = [0.45 + 0.01 / 0.83 + 0.05 / 1.05, 0.05 + 0.8 / 0.83 + 0.05 / 1.05]
+        np.testing.assert_allclose(spread[1:3], np.sqrt(expected), rtol=1e-6)
+
     def test_spec_augment_widths(self):
         rng = np.random.default_rng(0)
         bounds = [spec_augment_bounds(400, 64, 80, 16, rng) for _ in range(4000)]
@@ -279,6 +322,28 @@ class TestRun:
             assert torch.equal(value, first["student"][key]), key
         assert second.optimizers[0].param_groups[0]["base_lr"] == 0.5
         assert second.optimizers[0].state_dict()["state"][0]["step"] == 4
+
+    def test_frozen_blocks_stay_as_the_average_was(self, data, tmp_path):
+        settings = {"optimizer": "adamw", "learning_rate": 0.1}
+        trainer(data, tmp_path / "first", **settings).run()
+        start = tmp_path / "first" / "checkpoint.pt"
+        run = trainer(data, tmp_path / "second", start, frozen_blocks=4, **settings)
+        run.run()
+        before, after = (load_model(tmp_path / name / "model")._network for name in ("first", "second"))
+        x = torch.randn(1, 1, 40, 64)
+        for i in range(1, 11):
+            old, new = before.get_submodule(f"conv{i}"), after.get_submodule(f"conv{i}")
+            if i <= 4:
+                # Batch normalisations are folded, and both models went through float16.
+                torch.testing.assert_close(new(x), old(x), atol=5e-3, rtol=5e-3)
+                x = old(x)
+            else:
+                assert not torch.allclose(new.conv.weight, old.conv.weight, atol=1e-3)
+        again = trainer(data, tmp_path / "second", frozen_blocks=4, **settings)
+        for key, value in run.average.state_dict().items():
+            assert torch.equal(value, again.average.state_dict()[key]), key
+        batch = run.make_batch(0)
+        assert again._update(batch) == run._update(batch)
 
     def test_overfits_one_batch(self, data, tmp_path):
         run = trainer(data, tmp_path, steps=40, warmup_steps=5, optimizer="adamw")
@@ -369,6 +434,8 @@ class TestRun:
         assert local == pytest.approx(np.mean(errors), rel=1e-4)
 
     def test_unknown_settings_are_refused(self, tmp_path):
+        with pytest.raises(ValueError, match="strongly"):
+            DistillConfig(rarity="strongly")
         with pytest.raises(ValueError, match="weenet"):
             DistillConfig(model="weenet")
         (tmp_path / "a.json").write_text(json.dumps({"stepz": 1}))

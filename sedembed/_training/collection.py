@@ -5,11 +5,13 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import soundfile
+import soxr
 from numpy.typing import NDArray
 from tqdm import tqdm
 
@@ -91,6 +93,8 @@ class CropSettings:
     mix_probability: float = 0.7
     mix_level_db: float = 10.0
     gain_db: tuple[float, float] = (-9.0, 3.0)
+    speed_probability: float = 0.0  # of playing a recording faster or slower, which moves its pitch too
+    speed_semitones: float = 3.0
 
 
 def draw_crop(collection: Collection, index: int, length: int, rng: np.random.Generator) -> NDArray[np.float32]:
@@ -111,9 +115,9 @@ def draw_mixture(
     """
     length = round(settings.seconds * SAMPLE_RATE)
     first, second = np.searchsorted(cumulative, rng.random(2) * cumulative[-1])
-    mixture = draw_crop(collection, int(first), length, rng)
+    mixture = _draw_sound(collection, int(first), length, settings, rng)
     if rng.random() < settings.mix_probability:
-        other = draw_crop(collection, int(second), length, rng)
+        other = _draw_sound(collection, int(second), length, settings, rng)
         level = rng.uniform(-settings.mix_level_db, settings.mix_level_db)
         ratio = _rms(mixture) / _rms(other) * 10.0 ** (level / 20.0)
         mixture = mixture + other * np.float32(ratio)
@@ -121,6 +125,18 @@ def draw_mixture(
         mixture = mixture / np.float32(np.sqrt(1.0 + 10.0 ** (level / 10.0)))
     gain = 10.0 ** (rng.uniform(*settings.gain_db) / 20.0)
     return np.asarray(np.clip(mixture * np.float32(gain), -1.0, 1.0), dtype=np.float32)
+
+
+def _draw_sound(
+    collection: Collection, index: int, length: int, settings: CropSettings, rng: np.random.Generator
+) -> NDArray[np.float32]:
+    """Draw a crop of a recording, at times played faster or slower."""
+    # Nothing is drawn where nothing is asked, so that runs of before this setting keep their examples.
+    if settings.speed_probability == 0.0 or rng.random() >= settings.speed_probability:
+        return draw_crop(collection, index, length, rng)
+    speed = 2.0 ** (rng.uniform(-settings.speed_semitones, settings.speed_semitones) / 12.0)
+    crop = draw_crop(collection, index, math.ceil(length * speed) + 1, rng)
+    return soxr.resample(crop, SAMPLE_RATE * speed, SAMPLE_RATE, quality="MQ")[:length]
 
 
 def _rms(waveform: NDArray[np.float32]) -> float:

@@ -37,6 +37,7 @@ from sedembed._training.collection import (
 )
 from sedembed._training.muon import Muon
 from sedembed._training.teacher import TEACHER_CELL_SECONDS, TEACHER_SAMPLE_RATE, load_teacher
+from sedembed.models.blocks import ConvBlock, fold_batchnorm
 from sedembed.models.talnet import TALNet, TALNetConfig
 from sedembed.models.weanet import WEANet, WEANetConfig
 from sedembed.models.weights import save_pretrained
@@ -63,6 +64,9 @@ class DistillConfig:
     mix_level_db: float = 10.0
     gain_low_db: float = -9.0
     gain_high_db: float = 3.0
+    speed_probability: float = 0.0
+    speed_semitones: float = 3.0
+    rarity: str = "spread"  # which recordings are drawn more often, see _sampling_weights
     spec_augment_probability: float = 0.5
     optimizer: str = "adamw"  # "adamw", or "muon" for the inner convolutions with adamw for the rest
     learning_rate: float = 1.5e-3
@@ -78,6 +82,7 @@ class DistillConfig:
     ema_decay: float = 0.999
     bce_scale: float = 0.125
     embedding_weight: float = 1.0
+    frozen_blocks: int = 0  # the first blocks of convolution stay as they were at `start`: half the time of a step
     local_weight: float = 0.0  # of matching the teacher's embedding at each moment, beside that of the clip
     output_bias: float = -4.0
     held_out_share: float = 0.02
@@ -99,6 +104,8 @@ class DistillConfig:
     def __post_init__(self) -> None:
         if self.model not in ("talnet", "weanet"):
             raise ValueError(f"model must be talnet or weanet, got {self.model!r}")
+        if self.rarity not in ("spread", "strongest"):
+            raise ValueError(f"rarity must be spread or strongest, got {self.rarity!r}")
         if self.schedule not in ("cosine", "linear", "constant", "plateau"):
             raise ValueError(f"schedule must be cosine, linear, constant or plateau, got {self.schedule!r}")
 
@@ -175,6 +182,38 @@ def _alignment(times: NDArray[np.float64], cells: int) -> torch.Tensor:
     return torch.from_numpy(np.where(total > 0.5, weight / np.maximum(total, 0.5), 0.0)).float()
 
 
+class _Folded(nn.BatchNorm2d):
+    """Stands where a batch normalisation was folded into its convolution; its state is that of one without effect."""
+
+    def __init__(self, norm: nn.BatchNorm2d) -> None:
+        super().__init__(norm.num_features, norm.eps)
+        self.load_state_dict(norm.state_dict())
+        self.weight, self.bias = norm.weight, norm.bias  # the optimisers hold these
+        with torch.no_grad():
+            self.weight.fill_(1.0)
+            self.bias.zero_()
+        assert self.running_mean is not None
+        assert self.running_var is not None
+        self.running_mean.zero_()
+        self.running_var.fill_(1.0 - self.eps)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x
+
+
+def _freeze(network: nn.Module, average: nn.Module, count: int) -> None:
+    """Fix the first blocks of convolution at their average, so that they need no gradients and no statistics."""
+    pairs = [pair for pair in zip(network.modules(), average.modules(), strict=True) if isinstance(pair[0], ConvBlock)]
+    for block, mean in pairs[:count]:
+        folded = fold_batchnorm(mean)
+        for each in (block, mean):
+            with torch.no_grad():
+                each.conv.weight.copy_(folded.conv.weight)
+                each.conv.bias.copy_(folded.conv.bias)
+            each.bn = _Folded(each.bn)
+            each.requires_grad_(False).to(memory_format=torch.channels_last)
+
+
 class Trainer:
     """One run in one folder: config, log, checkpoint, result. Calling `run` again continues where it stopped.
 
@@ -199,7 +238,7 @@ class Trainer:
         self.collection = open_collection(data, cache, config.held_out_share)
         self.teacher = load_teacher(data / "teacher" / "mn04_as.safetensors").to(self.device)
         known = np.load(data / "teacher.npz")
-        self.weights = _sampling_weights(known["logits"], self.collection)
+        self.weights = _sampling_weights(known["logits"], self.collection, config.rarity)
         embeddings = known["embeddings"].astype(np.float32)
         self.embedding_mean = torch.from_numpy(embeddings.mean(0))
         self.embedding_std = torch.from_numpy(embeddings.std(0) + 1e-3)
@@ -219,6 +258,7 @@ class Trainer:
         elif start is not None:
             self._load(start)
             self.step, self.scale, self.best, self.bad = 0, 1.0, math.inf, 0
+        _freeze(self.student.network, self.average.network, config.frozen_blocks)
 
     def _hold_config(self, path: Path) -> None:
         text = json.dumps(asdict(self.config), indent=2) + "\n"
@@ -237,6 +277,8 @@ class Trainer:
             config.mix_probability,
             config.mix_level_db,
             (config.gain_low_db, config.gain_high_db),
+            config.speed_probability,
+            config.speed_semitones,
         )
         waveforms = [draw_mixture(self.collection, self.weights, settings, rng) for _ in range(config.batch_size)]
         network = self.student.network
@@ -428,11 +470,18 @@ def _floating_state(module: nn.Module) -> list[torch.Tensor]:
     return [value for value in module.state_dict().values() if value.is_floating_point()]
 
 
-def _sampling_weights(logits: NDArray[np.float16], collection: Collection) -> NDArray[np.float64]:
-    """Cumulative weights: rare events and long recordings are drawn more often; held-out ones never."""
+def _sampling_weights(logits: NDArray[np.float16], collection: Collection, rarity: str) -> NDArray[np.float64]:
+    """Cumulative weights: rare events and long recordings are drawn more often; held-out ones never.
+
+    "spread" adds up what a recording has of every event, each divided by how much of it there is, under a root;
+    "strongest" counts the one event alone of which the recording holds the greatest part.
+    """
     probabilities = 1.0 / (1.0 + np.exp(-logits.astype(np.float64)))
-    rarity = np.sqrt((probabilities / probabilities.sum(0)).sum(1))
-    weights = rarity * np.sqrt(np.diff(collection.starts)) * ~collection.held_out
+    amounts = probabilities.sum(0)
+    # Two recordings' worth more, or an event that the teacher hardly ever hears would rule.
+    strongest = (probabilities / (amounts + 2.0)).max(1)
+    rare = np.sqrt((probabilities / amounts).sum(1)) if rarity == "spread" else strongest
+    weights = rare * np.sqrt(np.diff(collection.starts)) * ~collection.held_out
     return np.cumsum(weights)
 
 
