@@ -22,7 +22,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from sedembed._evaluation.esc50 import ESC50
 from sedembed._training.clips import ClipSet
@@ -130,11 +129,10 @@ class Experiment:
 
     def begin(self, config: TrainConfig, stage: int, folder: Path) -> Path:
         """Save a random network, another one for each stage, that at first weighs all segments and classes alike."""
-        seeded = replace(config, seed=stage_seed(config.seed, stage))
-        network = seeded.build(len(self.train.classes), self.mean, self.std)
-        torch.nn.init.zeros_(network.attention.weight)
         # The mean of the targets, so that training does not begin by learning how rare each class is.
-        torch.nn.init.constant_(network.b8.bias, -math.log(len(self.train.classes) - 1))
+        bias = -math.log(len(self.train.classes) - 1)
+        start = replace(config, seed=stage_seed(config.seed, stage), even_attention=True, output_bias=bias)
+        network = start.build(len(self.train.classes), self.mean, self.std)
         return save_pretrained(network, folder / f"initial-{stage}")
 
     def run(self, noise: float, seed: int, sustain: SustainConfig, steps: int, training: str) -> None:

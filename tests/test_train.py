@@ -104,6 +104,20 @@ class TestSettings:
         assert network.mean == tuple(shipped["mu"])
         assert TrainConfig(model="weanet").network_config(527).std == 1.0
 
+    def test_how_the_last_layers_start(self) -> None:
+        for settings, attention in (
+            ({"model": "weanet"}, "attention"),
+            ({"network": {"pooling": "attention"}}, "fc_att"),
+        ):
+            plain = TrainConfig(**settings).build(3)
+            even = TrainConfig(**settings, even_attention=True, output_bias=-4.0).build(3)
+            output = "b8" if attention == "attention" else "fc_prob"
+            assert (even.get_submodule(output).bias == -4.0).all()
+            assert (plain.get_submodule(output).bias == 0.0).all()
+            assert (even.get_submodule(attention).weight == 0.0).all()
+            assert plain.get_submodule(attention).weight.abs().max() > 0.0
+            assert torch.equal(plain.get_submodule(output).weight, even.get_submodule(output).weight)
+
     def test_a_file_holds_any_of_the_settings(self, tmp_path: Path) -> None:
         config = tiny(seconds=None, sustain={"stages": 2})
         (tmp_path / "a.json").write_text(json.dumps(config.as_table()))
@@ -423,6 +437,12 @@ class TestBatches:
         assert set(bands) == set(range(17))
         assert times.mean() == pytest.approx(100, abs=8)
         assert bands.mean() == pytest.approx(8, abs=0.7)
+        by_mean = self.maker(clips, lambda _: np.linspace(-90, -10, 1024 * 64).reshape(1024, 64), seconds=10.0)
+        for position in range(20):
+            masked = by_mean.item(position)[0]
+            values, counts = np.unique(masked, return_counts=True)
+            if counts.max() > 1:
+                assert values[counts.argmax()] == pytest.approx(-50, abs=2)  # the crop is 24 frames short of the clip
         plain = self.maker(clips, lambda _: features, seconds=10.0, spec_augment=False)
         np.testing.assert_array_equal(plain.item(3)[0], features)
 

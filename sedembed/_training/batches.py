@@ -104,8 +104,9 @@ class BatchMaker:
             frames, bins = normalised.shape
             most = min(round(config.spec_augment_seconds * self._rate), frames)
             interval, band = spec_augment_bounds(frames, bins, most, min(config.spec_augment_bins, bins), rng)
-            normalised[interval] = config.spec_augment_fill
-            normalised[:, band] = config.spec_augment_fill
+            fill = normalised.mean() if config.spec_augment_fill is None else config.spec_augment_fill
+            normalised[interval] = fill
+            normalised[:, band] = fill
         return normalised, index, np.asarray((silence - self._mean) / self._std, np.float32)
 
     def _draw(self, position: int) -> tuple[int, NDArray[np.float32]]:

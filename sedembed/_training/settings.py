@@ -65,8 +65,13 @@ class TrainConfig:
         Greatest height of the band; heights are uniform from 0.
     spec_augment_seconds : float
         Greatest length of the interval; lengths are uniform from 0.
-    spec_augment_fill : float
-        What is put there, after normalisation.
+    spec_augment_fill : float or None
+        What is put there, after normalisation. None: the mean of the clip, which sounds like neither silence nor noise
+        whatever the normalisation.
+    output_bias : float
+        Of the layer that gives the events' probabilities, at the start.
+    even_attention : bool
+        Let the weights of the attention, where there is one, start at zero: all segments count alike at first.
     plateau_factor, plateau_patience, plateau_threshold : float, int, float
         The learning rate is multiplied by the factor after more than `patience` validations whose MAP is not above the
         best by the relative threshold. Without validation it stays as it is.
@@ -109,7 +114,9 @@ class TrainConfig:
     spec_augment: bool = True
     spec_augment_bins: int = 16
     spec_augment_seconds: float = 2.0
-    spec_augment_fill: float = 0.0
+    spec_augment_fill: float | None = None
+    output_bias: float = 0.0
+    even_attention: bool = False
     plateau_factor: float = 0.8
     plateau_patience: int = 3
     plateau_threshold: float = 1e-4
@@ -145,7 +152,7 @@ class TrainConfig:
                 "a whole number of at least 0",
                 self,
             )
-        for name in ("balanced", "spec_augment", "winograd"):
+        for name in ("balanced", "spec_augment", "even_attention", "winograd"):
             _check(name, type(getattr(self, name)) is bool, "true or false", self)
         for name in ("seconds", "gradient_norm"):
             value = getattr(self, name)
@@ -153,7 +160,9 @@ class TrainConfig:
         _check("learning_rate", _is_number(self.learning_rate) and self.learning_rate > 0, "a positive number", self)
         for name in ("spec_augment_seconds", "plateau_threshold"):
             _check(name, _is_number(getattr(self, name)) and getattr(self, name) >= 0, "a number of at least 0", self)
-        _check("spec_augment_fill", _is_number(self.spec_augment_fill), "a finite number", self)
+        fill = self.spec_augment_fill
+        _check("spec_augment_fill", fill is None or _is_number(fill), "a finite number or null", self)
+        _check("output_bias", _is_number(self.output_bias), "a finite number", self)
         for name in ("plateau_factor", "validation_share"):
             _check(name, _is_number(getattr(self, name)) and 0 < getattr(self, name) < 1, "between 0 and 1", self)
         _check("min_share", _is_number(self.min_share) and 0 <= self.min_share <= 1, "from 0 to 1", self)
@@ -261,7 +270,13 @@ class TrainConfig:
         config = self.network_config(classes, mean, std)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.seed)
-            return TALNet(config) if isinstance(config, TALNetConfig) else WEANet(config)
+            network = TALNet(config) if isinstance(config, TALNetConfig) else WEANet(config)
+        output = network.b8 if isinstance(network, WEANet) else network.fc_prob
+        torch.nn.init.constant_(output.bias, self.output_bias)
+        attention = network.attention if isinstance(network, WEANet) else getattr(network, "fc_att", None)
+        if self.even_attention and attention is not None:
+            torch.nn.init.zeros_(attention.weight)
+        return network
 
 
 def make_settings(kind: type[_Settings], values: Mapping[str, Any], where: str) -> _Settings:
