@@ -7,6 +7,7 @@ __all__ = [
     "AudioError",
     "AudioTimeoutError",
     "DatasetError",
+    "DivergedError",
     "DownloadError",
     "InvalidWaveformError",
     "ModelNotFoundError",
@@ -69,3 +70,7 @@ class DatasetError(SedembedError, ValueError):
 
 class ProbeError(SedembedError, ValueError):
     """A probe or labels that are damaged, or do not fit the vectors they are used with."""
+
+
+class DivergedError(SedembedError, FloatingPointError):
+    """A training whose loss, gradients or weights are no longer finite."""

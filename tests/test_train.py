@@ -22,12 +22,12 @@ from sedembed._training.batches import BatchMaker
 from sedembed._training.clips import ClipSet, hold_out, read_audioset
 from sedembed._training.distributed import Processes
 from sedembed._training.features import FeatureStore, UnreadableClipError, describe_front_end
-from sedembed._training.loop import DivergedError, Training, predict
+from sedembed._training.loop import Training, predict
 from sedembed._training.prediction import score
 from sedembed._training.sampler import BalancedOrder, ShuffledOrder, positions_of
 from sedembed._training.settings import TrainConfig
 from sedembed.cli import main
-from sedembed.errors import DatasetError
+from sedembed.errors import DatasetError, DivergedError
 from sedembed.models.weights import load_network, resolve
 
 TINY: dict[str, Any] = {"channels": [4, 8, 8, 8], "segment_channels": 16, "hidden_channels": [16, 16]}

@@ -37,6 +37,7 @@ from sedembed._training.collection import (
 )
 from sedembed._training.muon import Muon
 from sedembed._training.teacher import TEACHER_CELL_SECONDS, TEACHER_SAMPLE_RATE, load_teacher
+from sedembed.errors import DivergedError
 from sedembed.models.blocks import ConvBlock, fold_batchnorm
 from sedembed.models.talnet import TALNet, TALNetConfig
 from sedembed.models.weanet import WEANet, WEANetConfig
@@ -382,7 +383,7 @@ class Trainer:
             local = error[matrix.sum(1) > 0].mean()
             loss = loss + config.local_weight * local
         if not torch.isfinite(loss):
-            raise FloatingPointError(
+            raise DivergedError(
                 f"the loss became {loss.item()} at step {self.step}; the last good state is in "
                 f"{self.out / 'checkpoint.pt'}; continue from it with a lower learning rate"
             )

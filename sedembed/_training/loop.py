@@ -23,12 +23,12 @@ from sedembed._training.features import FeatureStore, UnreadableClipError, descr
 from sedembed._training.prediction import check_validation, predict, validate
 from sedembed._training.records import RunFolder, find_revision, fingerprint, list_versions
 from sedembed._training.settings import Network, TrainConfig
-from sedembed.errors import DatasetError, SedembedError
+from sedembed.errors import DatasetError, DivergedError
 from sedembed.models.blocks import PROBABILITY_FLOOR
 from sedembed.models.weights import load_network, resolve, save_pretrained
 from sedembed.models.winograd import use_winograd
 
-__all__ = ["DivergedError", "Training", "predict"]
+__all__ = ["Training", "predict"]
 
 logger = logging.getLogger(__name__)
 
@@ -46,10 +46,6 @@ Settings, versions and the log are in the folder of the run.
     import sedembed
     model = sedembed.load_model("path/to/this/directory")
 """
-
-
-class DivergedError(SedembedError, FloatingPointError):
-    """A training whose loss, gradients or weights are no longer finite."""
 
 
 class Training:
