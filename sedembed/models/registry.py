@@ -129,11 +129,11 @@ _RECORDS: Mapping[str, ModelRecord] = MappingProxyType(
         ),
         "weanet": ModelRecord(
             name="weanet",
-            version="1",
+            version="2",
             architecture="weanet",
             source="package:weanet",
             revision="",
-            sha256="4b2c98e12406bb33428c94ea9b639a4b0b63d71fd1ab60f1e9f3d83e3165899c",
+            sha256="fac7f1df3145fea880c584344d4f02a99e2174b90e5cd4b92723de162b67ded0",
             bytes=30_528_040,
             sample_rate=16_000,
             embedding_size=2048,
@@ -150,11 +150,11 @@ _RECORDS: Mapping[str, ModelRecord] = MappingProxyType(
             ),
             metrics=MappingProxyType(
                 {
-                    "esc50_accuracy": 0.873,
-                    "held_out_correlation": 0.753,
-                    "held_out_top1_agreement": 0.596,
-                    "held_out_map": 0.837,
-                    "held_out_kl": 2.283,
+                    "esc50_accuracy": 0.882,
+                    "held_out_correlation": 0.825,
+                    "held_out_top1_agreement": 0.702,
+                    "held_out_map": 0.882,
+                    "held_out_kl": 1.668,
                 }
             ),
         ),
