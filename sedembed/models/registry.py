@@ -96,11 +96,11 @@ _RECORDS: Mapping[str, ModelRecord] = MappingProxyType(
     {
         "talnet": ModelRecord(
             name="talnet",
-            version="2",
+            version="3",
             architecture="talnet",
             source="package:talnet",
             revision="",
-            sha256="d11e0d4232364fd2487f58aa7387c3f8f8ca5837cee92b3151aaedf50f2322e4",
+            sha256="b4c5605a9ccb6b3dff8fa36366b113f57fa48b5efcc302cc4ab48cfc0657843a",
             bytes=20_010_532,
             sample_rate=16_000,
             embedding_size=1024,
@@ -117,13 +117,13 @@ _RECORDS: Mapping[str, ModelRecord] = MappingProxyType(
             ),
             metrics=MappingProxyType(
                 {
-                    "esc50_accuracy": 0.868,
+                    "esc50_accuracy": 0.8735,
                     "esc50_accuracy_untrained": 0.496,
                     "esc50_accuracy_log_mel": 0.3595,
-                    "held_out_correlation": 0.797,
-                    "held_out_top1_agreement": 0.649,
-                    "held_out_map": 0.881,
-                    "held_out_kl": 1.654,
+                    "held_out_correlation": 0.844,
+                    "held_out_top1_agreement": 0.737,
+                    "held_out_map": 0.896,
+                    "held_out_kl": 1.547,
                 }
             ),
         ),
