@@ -53,6 +53,7 @@ SETTINGS = {
     "spec_augment": True,
     "spec_augment_bins": 6,
     "spec_augment_seconds": 0.5,
+    "spec_augment_fill": 0.0,  # the mean of all clips: features are normalised by it
     "winograd": False,
     "validation": "none",
 }
