@@ -437,14 +437,18 @@ class TestBatches:
         assert set(bands) == set(range(17))
         assert times.mean() == pytest.approx(100, abs=8)
         assert bands.mean() == pytest.approx(8, abs=0.7)
-        by_mean = self.maker(clips, lambda _: np.linspace(-90, -10, 1024 * 64).reshape(1024, 64), seconds=10.0)
-        for position in range(20):
-            masked = by_mean.item(position)[0]
-            values, counts = np.unique(masked, return_counts=True)
-            if counts.max() > 1:
-                assert values[counts.argmax()] == pytest.approx(-50, abs=2)  # the crop is 24 frames short of the clip
         plain = self.maker(clips, lambda _: features, seconds=10.0, spec_augment=False)
         np.testing.assert_array_equal(plain.item(3)[0], features)
+
+    def test_masks_hold_the_mean_of_the_clip(self, clips: ClipSet) -> None:
+        ramp = np.linspace(-90, -10, 1024 * 64, dtype=np.float32).reshape(1024, 64)
+        whole = self.maker(clips, lambda _: ramp, seconds=5.0, spec_augment=False)
+        masked = self.maker(clips, lambda _: ramp, seconds=5.0)
+        for position in range(10):
+            before, after = whole.item(position)[0], masked.item(position)[0]
+            changed = before != after
+            assert changed.any()
+            np.testing.assert_array_equal(after[changed], before.mean())
 
     def test_crops_and_silence(self, clips: ClipSet) -> None:
         ramp = np.repeat(np.arange(200, dtype=np.float32)[:, None], 64, 1)
@@ -754,10 +758,10 @@ class TestTraining:
         assert training(given, clips, tmp_path / "c", validate=False).network.config.mean == 3.0
 
     def test_bfloat16(self, clips: ClipSet, tmp_path: Path) -> None:
-        run(tiny(steps=3), clips, tmp_path / "full")
-        run(tiny(steps=3, precision="bfloat16"), clips, tmp_path / "half")
+        run(tiny(steps=3, spec_augment_fill=0.0), clips, tmp_path / "full")
+        run(tiny(steps=3, spec_augment_fill=0.0, precision="bfloat16"), clips, tmp_path / "half")
         full, half = (np.array([float(row["loss"]) for row in read_log(tmp_path / name)]) for name in ("full", "half"))
-        np.testing.assert_allclose(half, full, rtol=5e-2)  # eight bits, three losses of a tiny network
+        np.testing.assert_allclose(half, full, rtol=2e-2)
         assert (half != full).any()
         assert all(v.dtype != torch.bfloat16 for v in states(tmp_path / "half")["network"].values())
 

@@ -240,7 +240,7 @@ class TestCollection:
         # Two parts of equal level at half the power each: the level of one, but for what they have in common.
         assert np.std(mixed) == pytest.approx(np.std(plain), rel=0.5)
 
-    def test_a_faster_sound_is_higher(self, tmp_path):
+    def test_a_faster_sound_is_higher(self):
         tone = np.sin(2 * np.pi * 1000 * np.arange(64_000) / 16_000)
         collection = Collection(
             (20_000 * tone).astype(np.int16), np.array([0, 64_000]), ["tone.ogg"], np.zeros(1, bool)

@@ -19,7 +19,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, fields
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import soxr
@@ -211,8 +211,7 @@ def _freeze(network: nn.Module, average: nn.Module, count: int) -> None:
         folded = fold_batchnorm(mean)
         for each in (block, mean):
             each.conv.load_state_dict(folded.conv.state_dict())
-            if isinstance(each.bn, nn.BatchNorm2d):
-                each.bn = _Folded(each.bn)
+            each.bn = _Folded(cast(nn.BatchNorm2d, each.bn))
             each.requires_grad_(False)
             each.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
