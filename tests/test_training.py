@@ -17,6 +17,7 @@ from safetensors.torch import save_file
 from sklearn.metrics import average_precision_score
 
 from sedembed import load_model
+from sedembed._training.augment import draw_equaliser, draw_room, filter_sound
 from sedembed._training.collection import (
     Collection,
     CropSettings,
@@ -263,6 +264,32 @@ class TestCollection:
         first = int(np.searchsorted(weights, rng.random(2) * 6)[0])
         np.testing.assert_array_equal(mixture, draw_crop(collection, first, 16_000, rng))
 
+    def test_a_third_sound_joins_at_a_level_of_its_own(self):
+        tones = [np.sin(2 * np.pi * hz * np.arange(16_000) / 16_000) for hz in (500, 1500, 3000)]
+        samples = (8_000 * np.concatenate(tones)).astype(np.int16)
+        collection = Collection(samples, np.arange(0, 64_000, 16_000), list("abc"), np.zeros(3, bool))
+        settings = CropSettings(1.0, 1.0, 6.0, (0.0, 0.0), third_probability=1.0)
+        rng = np.random.default_rng(1)
+        heard = []
+        for _ in range(60):
+            mixture = draw_mixture(collection, np.cumsum(np.ones(3)), settings, rng)
+            power = np.abs(np.fft.rfft(mixture))[[500, 1500, 3000]] ** 2
+            heard.append(int((power > 1e-3 * power.max()).sum()))
+            if heard[-1] == 3:
+                assert np.std(mixture) == pytest.approx(np.std(samples / 32768), rel=0.01)
+        assert set(heard) == {1, 2, 3}  # the same recording may come twice or three times
+
+    def test_filters_apply_where_asked(self, data):
+        collection = open_collection(data, data / "cache", 0.0)
+        weights, plain = np.cumsum(np.ones(6)), CropSettings(1.0, 0.0, 10.0, (0.0, 0.0))
+        without = draw_mixture(collection, weights, plain, np.random.default_rng(5))
+        for name in ("equaliser_probability", "room_probability"):
+            settings = CropSettings(1.0, 0.0, 10.0, (0.0, 0.0), **{name: 1.0})
+            changed = draw_mixture(collection, weights, settings, np.random.default_rng(5))
+            assert changed.dtype == np.float32
+            assert not np.allclose(changed, without, atol=1e-3)
+            assert np.linalg.norm(changed) == pytest.approx(np.linalg.norm(without), rel=1e-4)
+
     def test_rare_events_are_drawn_more_often(self):
         collection = Collection(
             np.zeros(4000, np.int16), np.arange(0, 5000, 1000), list("abcd"), np.array([False, False, False, True])
@@ -286,6 +313,56 @@ class TestCollection:
         assert bands.mean() == pytest.approx(8, abs=0.5)
         assert max(part.stop for part, _ in bounds) <= 400
         assert max(band.stop for _, band in bounds) <= 64
+
+
+class TestFilters:
+    def test_equaliser_is_drawn_at_octaves_and_interpolated_between(self):
+        knots = np.array([50.0, 100, 200, 400, 800, 1600, 3200, 6400])
+        between = np.sqrt(knots[:-1] * knots[1:])
+        at = 20 * np.log10(draw_equaliser(knots, 9.0, np.random.default_rng(0)))
+        np.testing.assert_allclose(at, np.random.default_rng(0).uniform(-9, 9, 8), atol=1e-5)
+        middle = 20 * np.log10(draw_equaliser(between, 9.0, np.random.default_rng(0)))
+        np.testing.assert_allclose(middle, (at[:-1] + at[1:]) / 2, atol=1e-5)
+        edges = 20 * np.log10(draw_equaliser(np.array([0.0, 8000.0]), 9.0, np.random.default_rng(0)))
+        np.testing.assert_allclose(edges, at[[0, -1]], atol=1e-5)
+
+    def test_rooms_decay_by_60_db(self):
+        rng = np.random.default_rng(0)
+        lengths, ratios = [], []
+        for _ in range(200):
+            response = draw_room(16_000, rng).astype(np.float64)
+            assert response[0] == 1.0
+            tail = response[1:]
+            lengths.append(len(response) / 16_000)
+            ratios.append(-10 * np.log10(np.square(tail).sum()))
+            tenth = len(tail) // 10
+            fall = 10 * np.log10(np.square(tail[:tenth]).mean() / np.square(tail[-tenth:]).mean())
+            assert fall == pytest.approx(54.0, abs=5.0)  # from the middle of the first to that of the last tenth
+        assert 0.1 <= min(lengths) < 0.15
+        assert 0.8 < max(lengths) <= 1.0
+        assert -3.0 <= min(ratios) < -2.0
+        assert 9.0 < max(ratios) <= 10.0
+
+    def test_a_room_is_a_convolution_at_the_same_level(self):
+        waveform = np.random.default_rng(1).normal(0, 0.1, 8_000).astype(np.float32)
+        result = filter_sound(waveform, 16_000, np.random.default_rng(2), equaliser_db=None, room=True)
+        reference = np.convolve(waveform.astype(np.float64), draw_room(16_000, np.random.default_rng(2)))[:8_000]
+        reference *= np.linalg.norm(waveform) / np.linalg.norm(reference)
+        np.testing.assert_allclose(result, reference, atol=1e-6)
+
+    def test_an_equaliser_scales_each_frequency(self):
+        waveform = np.random.default_rng(1).normal(0, 0.1, 8_000).astype(np.float32)
+        result = filter_sound(waveform, 16_000, np.random.default_rng(2), equaliser_db=6.0, room=False)
+        gains = draw_equaliser(np.fft.rfftfreq(8_000, 1 / 16_000), 6.0, np.random.default_rng(2))
+        ratio = np.abs(np.fft.rfft(result)) / np.abs(np.fft.rfft(waveform)) / gains
+        np.testing.assert_allclose(ratio, ratio[0], rtol=1e-3)
+        assert np.linalg.norm(result) == pytest.approx(np.linalg.norm(waveform), rel=1e-5)
+
+    def test_silence_stays_silence(self):
+        silence = np.zeros(1000, np.float32)
+        np.testing.assert_array_equal(
+            filter_sound(silence, 16_000, np.random.default_rng(0), equaliser_db=6.0, room=True), silence
+        )
 
 
 class TestRun:
@@ -322,6 +399,29 @@ class TestRun:
             assert torch.equal(value, first["student"][key]), key
         assert second.optimizers[0].param_groups[0]["base_lr"] == 0.5
         assert second.optimizers[0].state_dict()["state"][0]["step"] == 4
+
+    def test_a_run_begins_with_the_weights_of_a_model(self, data, tmp_path):
+        trainer(data, tmp_path / "first").run()
+        second = trainer(data, tmp_path / "second", tmp_path / "first" / "model", seed=2)
+        assert second.step == 0
+        first = torch.load(tmp_path / "first" / "checkpoint.pt", weights_only=True)["average"]
+        for part in (second.student, second.average):
+            assert not part.to_teacher.weight.any()
+            for key, value in part.network.state_dict().items():
+                torch.testing.assert_close(value, first[f"network.{key}"], atol=2e-3, rtol=1e-3)  # through float16
+        assert np.isfinite(second._update(second.make_batch(0))).all()
+
+    def test_bfloat16_learns_as_float32_does(self, data, tmp_path):
+        losses = {}
+        for precision in ("float32", "bfloat16"):
+            run = trainer(data, tmp_path / precision, precision=precision, warmup_steps=5, steps=40)
+            batch = run.make_batch(0)
+            losses[precision] = []
+            for run.step in range(6):
+                bce, mse, _ = run._update(batch)
+                losses[precision].append(0.125 * bce + mse)
+        np.testing.assert_allclose(losses["bfloat16"], losses["float32"], rtol=0.05)
+        assert losses["bfloat16"][-1] < losses["bfloat16"][0]
 
     def test_frozen_blocks_stay_as_the_average_was(self, data, tmp_path):
         settings = {"optimizer": "adamw", "learning_rate": 0.1}
@@ -399,6 +499,12 @@ class TestRun:
             (row,) = csv.DictReader(stream)
         assert row["step"] == "10"
         assert float(row["held_out_kl"]) > 0
+        network, errors = run.average.network.eval(), []
+        for features, _, embedding in run._held_out:
+            with torch.no_grad():
+                guess = run.average.to_teacher(network(features[None]).frames.mean(1))[0]
+            errors.append(torch.nn.functional.mse_loss(guess, embedding).item())
+        assert float(row["held_out_mse"]) == pytest.approx(np.mean(errors), rel=1e-3)
 
     def test_weanet_learns_and_continues(self, data, tmp_path):
         settings = {"model": "weanet", "local_weight": 0.5, "steps": 3, "checkpoint_every": 1, "warmup_steps": 1}

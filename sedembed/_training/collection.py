@@ -15,6 +15,8 @@ import soxr
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from sedembed._training.augment import filter_sound
+
 __all__ = ["Collection", "CropSettings", "draw_crop", "draw_mixture", "open_collection", "spec_augment_bounds"]
 
 SAMPLE_RATE = 16_000
@@ -95,6 +97,10 @@ class CropSettings:
     gain_db: tuple[float, float] = (-9.0, 3.0)
     speed_probability: float = 0.0  # of playing a recording faster or slower, which moves its pitch too
     speed_semitones: float = 3.0
+    third_probability: float = 0.0  # of a third sound where there is a second
+    equaliser_probability: float = 0.0
+    equaliser_db: float = 9.0
+    room_probability: float = 0.0
 
 
 def draw_crop(collection: Collection, index: int, length: int, rng: np.random.Generator) -> NDArray[np.float32]:
@@ -109,7 +115,7 @@ def draw_crop(collection: Collection, index: int, length: int, rng: np.random.Ge
 def draw_mixture(
     collection: Collection, cumulative: NDArray[np.float64], settings: CropSettings, rng: np.random.Generator
 ) -> NDArray[np.float32]:
-    """Draw a training waveform: a crop, often with a second one at a random relative level, at a random gain.
+    """Draw a training waveform: a crop, often with one or two more at random relative levels, at a random gain.
 
     `cumulative` are cumulated sampling weights, one a recording.
     """
@@ -117,27 +123,44 @@ def draw_mixture(
     first, second = np.searchsorted(cumulative, rng.random(2) * cumulative[-1])
     mixture = _draw_sound(collection, int(first), length, settings, rng)
     if rng.random() < settings.mix_probability:
-        other = _draw_sound(collection, int(second), length, settings, rng)
-        level = rng.uniform(-settings.mix_level_db, settings.mix_level_db)
-        ratio = _rms(mixture) / _rms(other) * 10.0 ** (level / 20.0)
-        mixture = mixture + other * np.float32(ratio)
-        # Both sounds stay audible at the level of the first.
-        mixture = mixture / np.float32(np.sqrt(1.0 + 10.0 ** (level / 10.0)))
+        mixture = _mix(mixture, _draw_sound(collection, int(second), length, settings, rng), settings, rng)
+        if _happens(settings.third_probability, rng):
+            third = int(np.searchsorted(cumulative, rng.random() * cumulative[-1]))
+            mixture = _mix(mixture, _draw_sound(collection, third, length, settings, rng), settings, rng)
     gain = 10.0 ** (rng.uniform(*settings.gain_db) / 20.0)
     return np.asarray(np.clip(mixture * np.float32(gain), -1.0, 1.0), dtype=np.float32)
+
+
+def _happens(probability: float, rng: np.random.Generator) -> bool:
+    # Nothing is drawn where nothing is asked, so that runs of before a setting keep their examples.
+    return probability > 0.0 and rng.random() < probability
+
+
+def _mix(
+    mixture: NDArray[np.float32], other: NDArray[np.float32], settings: CropSettings, rng: np.random.Generator
+) -> NDArray[np.float32]:
+    """Add a sound at a random relative level; both stay audible at the level of the first."""
+    level = rng.uniform(-settings.mix_level_db, settings.mix_level_db)
+    ratio = _rms(mixture) / _rms(other) * 10.0 ** (level / 20.0)
+    mixture = mixture + other * np.float32(ratio)
+    return mixture / np.float32(np.sqrt(1.0 + 10.0 ** (level / 10.0)))
 
 
 def _draw_sound(
     collection: Collection, index: int, length: int, settings: CropSettings, rng: np.random.Generator
 ) -> NDArray[np.float32]:
-    """Draw a crop of a recording, at times played faster or slower."""
-    # Nothing is drawn where nothing is asked, so that runs of before this setting keep their examples.
-    if settings.speed_probability == 0.0 or rng.random() >= settings.speed_probability:
-        return draw_crop(collection, index, length, rng)
-    speed = 2.0 ** (rng.uniform(-settings.speed_semitones, settings.speed_semitones) / 12.0)
-    crop = draw_crop(collection, index, math.ceil(length * speed) + 1, rng)
-    sound: NDArray[np.float32] = soxr.resample(crop, SAMPLE_RATE * speed, SAMPLE_RATE, quality="MQ")
-    return sound[:length]
+    """Draw a crop of a recording, at times faster or slower, through an equaliser, or in a room."""
+    if _happens(settings.speed_probability, rng):
+        speed = 2.0 ** (rng.uniform(-settings.speed_semitones, settings.speed_semitones) / 12.0)
+        crop = draw_crop(collection, index, math.ceil(length * speed) + 1, rng)
+        sound: NDArray[np.float32] = soxr.resample(crop, SAMPLE_RATE * speed, SAMPLE_RATE, quality="MQ")[:length]
+    else:
+        sound = draw_crop(collection, index, length, rng)
+    equaliser_db = settings.equaliser_db if _happens(settings.equaliser_probability, rng) else None
+    room = _happens(settings.room_probability, rng)
+    if equaliser_db is None and not room:
+        return sound
+    return filter_sound(sound, SAMPLE_RATE, rng, equaliser_db=equaliser_db, room=room)
 
 
 def _rms(waveform: NDArray[np.float32]) -> float:

@@ -174,11 +174,20 @@ class TALNet(nn.Module):
     def _recur(self, x: torch.Tensor, lengths: torch.Tensor | None) -> torch.Tensor:
         if self.steps_together:
             return bidirectional_gru(self.gru, x, lengths)
+        if lengths is None and x.device.type == "cpu" and torch.is_autocast_enabled("cpu"):
+            return self._recur_narrow(x, torch.get_autocast_dtype("cpu"))
         if lengths is None:
             return self.gru(x)[0]  # type: ignore[no-any-return]
         packed = nn.utils.rnn.pack_padded_sequence(x, lengths.cpu(), batch_first=True, enforce_sorted=False)
         output, _ = self.gru(packed)
         return nn.utils.rnn.pad_packed_sequence(output, batch_first=True, total_length=x.shape[1])[0]
+
+    def _recur_narrow(self, x: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+        """Run the GRU in bfloat16, which autocast does on CUDA but not on a CPU; about half the time in training."""
+        state = x.new_zeros(2, len(x), self.gru.hidden_size, dtype=dtype)
+        weights = [weight.to(dtype) for weight in self.gru.parameters()]
+        frames: torch.Tensor = torch.gru(x.to(dtype), state, weights, True, 1, 0.0, self.training, True, True)[0]
+        return frames.float()
 
     def pool(self, output: TALNetOutput) -> torch.Tensor:
         """Clip probabilities, shape (batch, classes), by the configured pooling over the valid frames."""
