@@ -26,7 +26,8 @@ from sedembed._training.collection import (
     open_collection,
     spec_augment_bounds,
 )
-from sedembed._training.distill import DistillConfig, Trainer, _alignment, _sampling_weights
+from sedembed._training.distill import Trainer, _alignment, _sampling_weights
+from sedembed._training.distill_config import DistillConfig
 from sedembed._training.held_out import compare
 from sedembed._training.muon import Muon, orthogonalise
 from sedembed._training.teacher import TEACHER_CELL_SECONDS, Teacher, load_teacher
@@ -410,6 +411,8 @@ class TestRun:
             for key, value in part.network.state_dict().items():
                 torch.testing.assert_close(value, first[f"network.{key}"], atol=2e-3, rtol=1e-3)  # through float16
         assert np.isfinite(second._update(second.make_batch(0))).all()
+        with pytest.raises(ValueError, match="another configuration"):
+            trainer(data, tmp_path / "third", tmp_path / "first" / "model", model="weanet")
 
     def test_bfloat16_learns_as_float32_does(self, data, tmp_path):
         losses = {}
