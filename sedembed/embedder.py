@@ -266,9 +266,9 @@ class Embedder:
         threshold : float, mapping from label to float, or array-like of shape (classes,)
             Probability from which on a frame is active, from 0 to 1. Sounds that a mapping does not name keep the
             default. That is 0.3 because the packaged TALNet, trained with linear softmax pooling, stays low where it
-            is unsure: in the 13 recordings of ``examples/sounds`` 0.3 names 34 sounds, one of them wrong (music in a
-            bell); 0.5 leaves 22 and misses engine, helicopter and telephone; 0.2 adds 8, two of them wrong (water, a
-            civil defence siren).
+            is unsure: in the 13 recordings of ``examples/sounds`` 0.3 names 32 sounds, one of them wrong (an alarm
+            clock for a telephone); 0.5 leaves 17 and misses bell, engine, helicopter and telephone; 0.2 adds 11, three
+            of them wrong (music in a bell, water and a pump for an engine).
         labels : str or iterable of str, optional
             Sounds to look for; by default all.
         median : float

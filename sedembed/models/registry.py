@@ -96,11 +96,11 @@ _RECORDS: Mapping[str, ModelRecord] = MappingProxyType(
     {
         "talnet": ModelRecord(
             name="talnet",
-            version="3",
+            version="4",
             architecture="talnet",
             source="package:talnet",
             revision="",
-            sha256="b4c5605a9ccb6b3dff8fa36366b113f57fa48b5efcc302cc4ab48cfc0657843a",
+            sha256="28a3c7423db8364d0a99157c697de0212e24d457de063e81883e6784e78c566c",
             bytes=20_010_532,
             sample_rate=16_000,
             embedding_size=1024,
@@ -117,13 +117,13 @@ _RECORDS: Mapping[str, ModelRecord] = MappingProxyType(
             ),
             metrics=MappingProxyType(
                 {
-                    "esc50_accuracy": 0.8735,
+                    "esc50_accuracy": 0.9115,
                     "esc50_accuracy_untrained": 0.496,
                     "esc50_accuracy_log_mel": 0.3595,
-                    "held_out_correlation": 0.844,
-                    "held_out_top1_agreement": 0.737,
-                    "held_out_map": 0.896,
-                    "held_out_kl": 1.547,
+                    "held_out_correlation": 0.873,
+                    "held_out_top1_agreement": 0.842,
+                    "held_out_map": 0.933,
+                    "held_out_kl": 1.238,
                 }
             ),
         ),
