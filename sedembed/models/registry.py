@@ -129,11 +129,11 @@ _RECORDS: Mapping[str, ModelRecord] = MappingProxyType(
         ),
         "weanet": ModelRecord(
             name="weanet",
-            version="2",
+            version="3",
             architecture="weanet",
             source="package:weanet",
             revision="",
-            sha256="fac7f1df3145fea880c584344d4f02a99e2174b90e5cd4b92723de162b67ded0",
+            sha256="2e2605fea5fe767ece60240d30ba5e920e658a71b3f2ee47557683395a7234b5",
             bytes=30_528_040,
             sample_rate=16_000,
             embedding_size=2048,
@@ -150,11 +150,11 @@ _RECORDS: Mapping[str, ModelRecord] = MappingProxyType(
             ),
             metrics=MappingProxyType(
                 {
-                    "esc50_accuracy": 0.882,
-                    "held_out_correlation": 0.825,
-                    "held_out_top1_agreement": 0.702,
-                    "held_out_map": 0.882,
-                    "held_out_kl": 1.668,
+                    "esc50_accuracy": 0.899,
+                    "held_out_correlation": 0.876,
+                    "held_out_top1_agreement": 0.825,
+                    "held_out_map": 0.93,
+                    "held_out_kl": 1.234,
                 }
             ),
         ),
