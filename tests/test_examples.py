@@ -46,6 +46,13 @@ def test_compare_speed(esc50):
     assert float(printed.rsplit("at most ", 1)[1]) < 1e-4
 
 
+def test_compare_training_speed():
+    printed = run("compare_training_speed.py", "--models", "talnet", "--rounds", 1, "--clips", 2, "--seconds", 0.5)
+    rows = [line.split(" | ") for line in printed.splitlines()[2:]]
+    assert [row[1] for row in rows] == ["float32", "float32, Winograd", "bfloat16"]
+    assert all(float(row[2]) >= 0 for row in rows)
+
+
 def test_compare_probe_speed():
     printed = run("compare_probe_speed.py", "--rounds", 1, "--rows", 120, "--size", 8, "--classes", 3)
     rows = [line.split(" | ") for line in printed.splitlines() if line.startswith("| ") and "---" not in line]

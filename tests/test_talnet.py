@@ -104,6 +104,22 @@ def test_prepared_is_the_same_function(network):
     assert isinstance(network.get_submodule("conv1.bn"), torch.nn.BatchNorm2d)
 
 
+def test_the_gru_under_autocast_is_the_same_to_bfloat16(network):
+    x = torch.randn(3, 20, 1024, generator=torch.Generator().manual_seed(0)) / 4
+    results = []
+    for narrow in (False, True):
+        network.zero_grad()
+        with torch.autocast("cpu", torch.bfloat16, enabled=narrow):
+            frames = network._recur(x, None)
+        frames.square().sum().backward()
+        assert frames.dtype == torch.float32
+        results.append([frames.detach(), *(parameter.grad.clone() for parameter in network.gru.parameters())])
+    network.zero_grad()
+    for exact, narrow in zip(*results, strict=True):
+        assert not torch.equal(exact, narrow)
+        assert (exact - narrow).norm() < 0.02 * exact.norm()
+
+
 def test_shapes_and_parameters(network):
     assert sum(parameter.numel() for parameter in network.parameters()) == 9_980_527
     with torch.inference_mode():

@@ -758,11 +758,20 @@ class TestTraining:
         assert training(given, clips, tmp_path / "c", validate=False).network.config.mean == 3.0
 
     def test_bfloat16(self, clips: ClipSet, tmp_path: Path) -> None:
-        run(tiny(steps=3, spec_augment_fill=0.0), clips, tmp_path / "full")
+        losses, gradients = [], []
+        for precision in ("float32", "bfloat16"):
+            settings = tiny(steps=1, spec_augment_fill=0.0, precision=precision)
+            made = training(settings, clips, tmp_path / precision, validate=False)
+            (batch,) = made._batches.batches(0, 1)
+            losses.append(made._update(batch)[0])
+            gradients.append([made.network.b7.conv.weight.grad.flatten(), made.network.b8.weight.grad.flatten()])
+        # One step from the same weights, as Adam makes much of a gradient's last digits; and the last layers, as below
+        # them batch normalisation over few values and maxima make more of rounding than a test could bound.
+        assert losses[1] == pytest.approx(losses[0], rel=1e-2)
+        assert losses[1] != losses[0]
+        for full, half in zip(*gradients, strict=True):
+            assert torch.nn.functional.cosine_similarity(full, half, dim=0) > 0.98
         run(tiny(steps=3, spec_augment_fill=0.0, precision="bfloat16"), clips, tmp_path / "half")
-        full, half = (np.array([float(row["loss"]) for row in read_log(tmp_path / name)]) for name in ("full", "half"))
-        np.testing.assert_allclose(half, full, rtol=2e-2)
-        assert (half != full).any()
         assert all(v.dtype != torch.bfloat16 for v in states(tmp_path / "half")["network"].values())
 
     def test_gradients_are_scaled_down(self, clips: ClipSet, tmp_path: Path) -> None:

@@ -32,7 +32,7 @@ def draw_room(sample_rate: int, rng: np.random.Generator) -> NDArray[np.float32]
     response[0] = 0.0
     response *= 10.0 ** (-ratio_db / 20.0) / np.linalg.norm(response)
     response[0] = 1.0
-    return response.astype(np.float32)
+    return np.asarray(response, dtype=np.float32)
 
 
 def filter_sound(
@@ -63,5 +63,5 @@ def filter_sound(
     if equaliser_db is not None:
         spectrum *= draw_equaliser(scipy.fft.rfftfreq(size, 1.0 / sample_rate), equaliser_db, rng)
     filtered = scipy.fft.irfft(spectrum, size)[: len(waveform)]
-    before, after = (np.linalg.norm(values.astype(np.float64)) for values in (waveform, filtered))
+    before, after = (float(np.linalg.norm(values.astype(np.float64))) for values in (waveform, filtered))
     return np.asarray(filtered * np.float32(before / max(after, 1e-9)), dtype=np.float32)

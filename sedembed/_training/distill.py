@@ -250,9 +250,9 @@ class Trainer:
     def _ask_teacher(self, up: NDArray[np.float32]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Probabilities, and standardised embeddings of the clip and over time, of waveforms at the teacher's rate."""
         waveforms = torch.from_numpy(up).to(self.device)
-        # A few clips at once stay in a CPU's cache: 0.13 s instead of 0.21 s for 32 crops of 5 s.
-        parts = waveforms.split(8) if self.device.type == "cpu" else (waveforms,)
-        outputs = [self.teacher(part) for part in parts]
+        # A few clips at once stay in a CPU's cache, which is faster (measured).
+        at_once = 8 if self.device.type == "cpu" else len(waveforms)
+        outputs = [self.teacher(waveforms[i : i + at_once]) for i in range(0, len(waveforms), at_once)]
         logits, embeddings, local = (torch.cat(values).cpu() for values in zip(*outputs, strict=True))
         embeddings, local = ((value - self.embedding_mean) / self.embedding_std for value in (embeddings, local))
         return torch.sigmoid(logits), embeddings, local
