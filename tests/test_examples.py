@@ -50,7 +50,9 @@ def test_compare_training_speed():
     printed = run("compare_training_speed.py", "--models", "talnet", "--rounds", 1, "--clips", 2, "--seconds", 0.5)
     rows = [line.split(" | ") for line in printed.splitlines()[2:]]
     assert [row[1] for row in rows] == ["float32", "float32, Winograd", "bfloat16"]
-    assert all(float(row[2]) >= 0 for row in rows)
+    assert float(rows[0][3].rstrip(" |")) == 1.0
+    for row in rows[1:]:  # to the two decimals that are printed
+        assert float(row[3].rstrip(" |")) * float(row[2]) == pytest.approx(float(rows[0][2]), abs=0.03, rel=0.2)
 
 
 def test_compare_probe_speed():

@@ -765,13 +765,18 @@ class TestTraining:
             (batch,) = made._batches.batches(0, 1)
             losses.append(made._update(batch)[0])
             gradients.append([made.network.b7.conv.weight.grad.flatten(), made.network.b8.weight.grad.flatten()])
-        # One step from the same weights, as Adam makes much of a gradient's last digits; and the last layers, as below
-        # them batch normalisation over few values and maxima make more of rounding than a test could bound.
+        # The last layers: below them batch normalisation over few values and maxima make more of rounding than a test
+        # could bound.
         assert losses[1] == pytest.approx(losses[0], rel=1e-2)
         assert losses[1] != losses[0]
-        for full, half in zip(*gradients, strict=True):
-            assert torch.nn.functional.cosine_similarity(full, half, dim=0) > 0.98
-        run(tiny(steps=3, spec_augment_fill=0.0, precision="bfloat16"), clips, tmp_path / "half")
+        for wide, narrow in zip(*gradients, strict=True):
+            assert torch.nn.functional.cosine_similarity(wide, narrow, dim=0) > 0.98
+        # Rounding moves the loss of six clips by up to 2.5 %, one way or the other; over twelve batches little is left.
+        slow = {"steps": 12, "spec_augment_fill": 0.0, "learning_rate": 1e-4}
+        run(tiny(**slow), clips, tmp_path / "full")
+        run(tiny(**slow, precision="bfloat16"), clips, tmp_path / "half")
+        full, half = (np.array([float(row["loss"]) for row in read_log(tmp_path / name)]) for name in ("full", "half"))
+        assert half.mean() == pytest.approx(full.mean(), rel=1e-2)
         assert all(v.dtype != torch.bfloat16 for v in states(tmp_path / "half")["network"].values())
 
     def test_gradients_are_scaled_down(self, clips: ClipSet, tmp_path: Path) -> None:

@@ -183,7 +183,7 @@ class TALNet(nn.Module):
         return nn.utils.rnn.pad_packed_sequence(output, batch_first=True, total_length=x.shape[1])[0]
 
     def _recur_narrow(self, x: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-        """Run the GRU in bfloat16, which autocast does on CUDA but not on a CPU; about half the time in training."""
+        """Run the GRU in bfloat16, which autocast does on CUDA but not on a CPU."""
         state = x.new_zeros(2, len(x), self.gru.hidden_size, dtype=dtype)
         weights = [weight.to(dtype) for weight in self.gru.parameters()]
         frames: torch.Tensor = torch.gru(x.to(dtype), state, weights, True, 1, 0.0, self.training, True, True)[0]
