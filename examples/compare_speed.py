@@ -59,7 +59,7 @@ def forward_alone(folder: Path) -> dict[str, float]:
     import torch
 
     import sedembed
-    from sedembed.audio import load_audio
+    from sedembed.audio.reader import load_audio
 
     model = sedembed.load_model("talnet")
     waveforms = [load_audio(path, 16_000)[0] for path in sorted(folder.iterdir())]

@@ -15,9 +15,9 @@ from importlib.resources import files
 
 import torch
 
+from sedembed.models.layers.winograd import use_winograd
 from sedembed.models.talnet import TALNet, TALNetConfig
 from sedembed.models.weanet import WEANet, WEANetConfig
-from sedembed.models.winograd import use_winograd
 
 
 def make(name: str) -> TALNet | WEANet:

@@ -16,9 +16,9 @@ import numpy as np
 import torch
 
 import sedembed
-from sedembed._evaluation.esc50 import ESC50
 from sedembed._evaluation.evaluate import default_normalize
-from sedembed.audio import load_audio
+from sedembed._evaluation.tasks.esc50 import ESC50
+from sedembed.audio.reader import load_audio
 from sedembed.models.frontend import log_mel
 from sedembed.models.weights import load_network, resolve
 

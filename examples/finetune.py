@@ -25,9 +25,9 @@ from torch.nn import functional
 
 import sedembed
 from sedembed._evaluation.evaluate import default_normalize
-from sedembed.audio import load_audio
-from sedembed.label_table import read_labels
+from sedembed.audio.reader import load_audio
 from sedembed.models.weights import Network, load_network, resolve
+from sedembed.probe.label_table import read_labels
 
 HERE = Path(__file__).parent
 LONGEST = 10.0  # seconds of a clip that the training looks at

@@ -34,7 +34,7 @@ def write(file: Path, rows: int, size: int, classes: int) -> np.ndarray:
 
 def measure(rows: int, size: int, classes: int, memory: int, passes: int, folder: Path) -> dict[str, object]:
     import sedembed
-    from sedembed import _solver
+    from sedembed.probe import solver as _solver
 
     y = write(folder / "vectors.npy", rows, size, classes)
     x = np.load(folder / "vectors.npy", mmap_mode="r")

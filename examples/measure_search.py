@@ -20,8 +20,8 @@ from pathlib import Path
 
 import numpy as np
 
-from sedembed.shards import SHARD_ROWS, StoreWriter
-from sedembed.store import FORMAT_VERSION
+from sedembed.store.store import FORMAT_VERSION
+from sedembed.store.writer import SHARD_ROWS, StoreWriter
 
 PROGRAM = """
 import json, resource, sys, time

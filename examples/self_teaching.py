@@ -23,7 +23,7 @@ from pathlib import Path
 
 import numpy as np
 
-from sedembed._evaluation.esc50 import ESC50
+from sedembed._evaluation.tasks.esc50 import ESC50
 from sedembed._training.clips import ClipSet
 from sedembed._training.features import FeatureStore
 from sedembed._training.loop import predict

@@ -11,19 +11,19 @@ from typing import Any
 # Loaded on first use: `import sedembed` must not cost what torch costs.
 _PUBLIC = {
     "AudioError": "sedembed.errors",
-    "EmbeddingStore": "sedembed.store",
+    "EmbeddingStore": "sedembed.store.store",
     "Embedder": "sedembed.embedder",
-    "Event": "sedembed.events",
+    "Event": "sedembed.detection.events",
     "Frames": "sedembed.embedder",
-    "LinearProbe": "sedembed.probe",
+    "LinearProbe": "sedembed.probe.probe",
     "ModelRecord": "sedembed.models.registry",
     "SedembedError": "sedembed.errors",
     "describe_model": "sedembed.models.registry",
     "embed": "sedembed.embedder",
-    "embed_folder": "sedembed.folder",
+    "embed_folder": "sedembed.batch.embed_folder",
     "list_models": "sedembed.models.registry",
     "load_model": "sedembed.embedder",
-    "open_store": "sedembed.store",
+    "open_store": "sedembed.store.store",
     "save_pretrained": "sedembed.models.weights",
 }
 

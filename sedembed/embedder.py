@@ -12,15 +12,15 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 
-from sedembed._detection import detect, detect_blocks
-from sedembed.audio import AudioReader, as_clips, as_waveform, check_sample_rate, is_several, resample_blocks
+from sedembed.audio.reader import AudioReader, as_clips, as_waveform, check_sample_rate, is_several, resample_blocks
+from sedembed.detection.detect import detect, detect_blocks
+from sedembed.detection.events import DEFAULT_THRESHOLD, Event, EventRules
+from sedembed.engine.windows import WINDOW_SECONDS, ClipSum, WindowResult, iter_windows, plan_batches
 from sedembed.errors import AudioError, InvalidWaveformError
-from sedembed.events import DEFAULT_THRESHOLD, Event, EventRules
 from sedembed.labels import load_labels
 from sedembed.models import talnet, weanet
 from sedembed.models.weanet import WEANet
 from sedembed.models.weights import Network, load_network, resolve
-from sedembed.windows import WINDOW_SECONDS, ClipSum, WindowResult, iter_windows, plan_batches
 
 if TYPE_CHECKING:
     from sedembed.models.registry import ModelRecord
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 __all__ = ["Embedder", "Frames", "Precision", "embed", "load_model"]
 
 Precision = Literal["float32", "bfloat16"]
-AudioInput = Any  # a path, an array-like, a tensor, or a list of these: `sedembed.audio` tells them apart
+AudioInput = Any  # a path, an array-like, a tensor, or a list of these: `sedembed.audio.reader` tells them apart
 
 MAX_BATCH = 16
 _BUFFERED_WINDOWS = 64

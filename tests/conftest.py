@@ -95,7 +95,7 @@ def start_process() -> Callable[..., BaseProcess]:
     if "forkserver" not in multiprocessing.get_all_start_methods():
         pytest.skip("processes that can be killed cheaply need a fork server")
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["sedembed.folder"])
+    context.set_forkserver_preload(["sedembed.batch.embed_folder"])
 
     def start(program: str, **variables: object) -> BaseProcess:
         process = context.Process(target=exec, args=(program, variables))

@@ -236,7 +236,7 @@ def test_public_names_and_lazy_import():
 
     code = (
         "import sys, sedembed; heavy = {'torch', 'librosa', 'sklearn', 'pyarrow', 'numba', 'huggingface_hub'}; "
-        "print(*heavy & set(sys.modules)); import sedembed.cli; print(*heavy & set(sys.modules))"
+        "print(*heavy & set(sys.modules)); import sedembed.cli.main; print(*heavy & set(sys.modules))"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split() == []
 

@@ -11,7 +11,7 @@ import pytest
 from numpy.typing import NDArray
 from sklearn import metrics as sklearn_metrics
 
-from sedembed._evaluation.metrics import check_name, compute, per_class
+from sedembed.metrics import check_name, compute, per_class
 
 INDEX_ONLY = ["accuracy", "macro_accuracy", "top1", "top2", "top5"]
 EITHER = ["map", "mauc", "d_prime", "lwlrap"]

@@ -9,7 +9,7 @@ from typing import Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from sedembed._analysis.rows import Distance, Matrix, realise
+from sedembed._analysis.weight_vectors import Distance, Matrix, realise
 
 __all__ = ["Choice", "Linkage", "Tree", "choose", "grow", "optimal_order"]
 

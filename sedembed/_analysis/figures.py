@@ -14,9 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sedembed._analysis.dendrogram import Choice, Tree
-from sedembed._analysis.labelling import Box, arrange
-from sedembed._analysis.rows import LARGE, Matrix, Plane
-from sedembed.store import atomic_file
+from sedembed._analysis.label_placement import Box, arrange
+from sedembed._analysis.weight_vectors import LARGE, Matrix, Plane
+from sedembed.store.store import atomic_file
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -15,11 +15,11 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from sedembed._analysis.projection import Projection, sampled_blocks
-from sedembed.store import EmbeddingStore
+from sedembed.store.store import EmbeddingStore
 
 if TYPE_CHECKING:
     from sedembed.embedder import Embedder
-    from sedembed.label_table import LabelTable
+    from sedembed.probe.label_table import LabelTable
 
 __all__ = ["COLOURS", "GREY", "Grouping", "MapPoints", "by_folder", "by_label", "by_tag"]
 

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sedembed.errors import StoreError
-from sedembed.store import EmbeddingStore
+from sedembed.store.store import EmbeddingStore
 
 __all__ = ["MAX_POINTS", "Method", "Projection", "choose_rows", "project", "sampled_blocks"]
 

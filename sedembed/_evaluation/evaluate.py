@@ -24,12 +24,12 @@ from numpy.typing import NDArray
 
 from sedembed import __version__
 from sedembed._evaluation.fits import Fit, Problem, name_some, run_rounds
-from sedembed._evaluation.task import Clip, Contents, Task
+from sedembed._evaluation.tasks.base import Clip, Contents, Task
 from sedembed.errors import DatasetError
 
 if TYPE_CHECKING:
     from sedembed.embedder import Embedder
-    from sedembed.store import EmbeddingStore
+    from sedembed.store.store import EmbeddingStore
 
 __all__ = ["Normalize", "default_normalize", "evaluate", "find_data", "find_task", "list_tasks"]
 
@@ -39,14 +39,14 @@ Normalize = Literal["standardize+l2", "l2", "none"]
 
 # Module and class of each task, opened when it is asked for; the order is that of every list and table.
 _TASKS: dict[str, str] = {
-    "esc50": "sedembed._evaluation.esc50:ESC50",
-    "urbansound8k": "sedembed._evaluation.urbansound8k:UrbanSound8K",
-    "fsdkaggle2019-curated": "sedembed._evaluation.fsdkaggle2019:FSDKaggle2019Curated",
-    "fsdkaggle2019-noisy": "sedembed._evaluation.fsdkaggle2019:FSDKaggle2019Noisy",
-    "dcase2019-1a": "sedembed._evaluation.dcase2019:DCASE2019Task1A",
-    "magnatagatune": "sedembed._evaluation.magnatagatune:MagnaTagATune",
-    "kinetics700": "sedembed._evaluation.kinetics700:Kinetics700",
-    "audioset": "sedembed._evaluation.audioset:AudioSet",
+    "esc50": "sedembed._evaluation.tasks.esc50:ESC50",
+    "urbansound8k": "sedembed._evaluation.tasks.urbansound8k:UrbanSound8K",
+    "fsdkaggle2019-curated": "sedembed._evaluation.tasks.fsdkaggle2019:FSDKaggle2019Curated",
+    "fsdkaggle2019-noisy": "sedembed._evaluation.tasks.fsdkaggle2019:FSDKaggle2019Noisy",
+    "dcase2019-1a": "sedembed._evaluation.tasks.dcase2019:DCASE2019Task1A",
+    "magnatagatune": "sedembed._evaluation.tasks.magnatagatune:MagnaTagATune",
+    "kinetics700": "sedembed._evaluation.tasks.kinetics700:Kinetics700",
+    "audioset": "sedembed._evaluation.tasks.audioset:AudioSet",
 }
 # What the official archives and usual downloads unpack to; case, hyphens and the like are not compared.
 _FOLDERS: dict[str, tuple[str, ...]] = {
@@ -193,8 +193,8 @@ def evaluate(
     data, results = Path(data).expanduser(), Path(results).expanduser()
     contents = _read(task, data, partial)
 
+    from sedembed.batch.embed_folder import embed_files
     from sedembed.embedder import Embedder, load_model
-    from sedembed.folder import embed_files
 
     if not isinstance(model, Embedder):
         model = load_model(model)
@@ -323,7 +323,7 @@ def _tag(
     task: Task, clips: Sequence[Clip], data: Path, store: Path, model: Embedder, progress: bool | None
 ) -> tuple[dict[str, NDArray[np.float32]], dict[str, str]]:
     """Probabilities of the test clips by path, and failures."""
-    from sedembed._evaluation.tags import tag_files
+    from sedembed.batch.tag_files import tag_files
 
     tested = sorted({int(number) for round_ in task.rounds(clips) for number in round_.test})
     paths = [clips[number].path for number in tested]
@@ -390,7 +390,7 @@ def _versions() -> dict[str, str]:
 
 
 def _write(file: Path, result: dict[str, Any]) -> None:
-    from sedembed.store import atomic_file
+    from sedembed.store.store import atomic_file
 
     with atomic_file(file) as opened:
         opened.write(json.dumps(result, indent=2, ensure_ascii=False, allow_nan=False).encode() + b"\n")

@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sedembed._evaluation import metrics
-from sedembed._evaluation.task import Clip, Round, Task
+from sedembed import metrics
+from sedembed._evaluation.tasks.base import Clip, Round, Task
 from sedembed.errors import DatasetError
 
 if TYPE_CHECKING:
-    from sedembed.store import EmbeddingStore
+    from sedembed.store.store import EmbeddingStore
 
 __all__ = ["Fit", "Problem", "name_some", "run_rounds"]
 
@@ -95,7 +95,7 @@ class Problem:
 
         A class that the training part lacks has probability zero.
         """
-        from sedembed.probe import LinearProbe
+        from sedembed.probe.probe import LinearProbe
 
         train = round_.train
         probe = LinearProbe(C="auto", random_state=seed, **self._options)

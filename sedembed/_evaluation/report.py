@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from sedembed._evaluation.task import Task
+from sedembed._evaluation.tasks.base import Task
 
 __all__ = ["compare_models", "describe_result", "format_comparison", "format_results", "read_results", "write_tables"]
 
@@ -112,7 +112,7 @@ def write_tables(results: Path, tasks: Sequence[Task]) -> dict[str, Any]:
     StoreError
         If the disk takes no more.
     """
-    from sedembed.store import atomic_file
+    from sedembed.store.store import atomic_file
 
     found = read_results(results)
     comparison = compare_models(found, tasks)

@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from sedembed._training.clips import ClipSet
-from sedembed._training.collection import spec_augment_bounds
+from sedembed._training.distillation.collection import spec_augment_bounds
 from sedembed._training.distributed import Processes
 from sedembed._training.features import (
     FeatureStore,

@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from sedembed._evaluation.audioset import AudioSet
-from sedembed._evaluation.task import Clip
+from sedembed._evaluation.tasks.audioset import AudioSet
+from sedembed._evaluation.tasks.base import Clip
 from sedembed.errors import DatasetError
 from sedembed.labels import load_labels
 

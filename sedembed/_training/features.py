@@ -22,7 +22,7 @@ from tqdm import tqdm
 from sedembed._training.clips import ClipSet
 from sedembed._training.distributed import current_processes
 from sedembed._training.settings import Network
-from sedembed.audio import load_audio
+from sedembed.audio.reader import load_audio
 from sedembed.errors import AudioError, DatasetError
 from sedembed.models.frontend import FLOOR, FRAME_RATE, TALNET, Spectrogram
 from sedembed.models.talnet import TALNet
@@ -96,7 +96,7 @@ class FeatureStore:
         Parameters
         ----------
         clips : ClipSet
-            Recordings of any rate and format that `sedembed.audio` reads.
+            Recordings of any rate and format that `sedembed.audio.reader` reads.
         network : TALNet or WEANet
             Its front end is used, not its weights.
         cache : Path, optional
@@ -305,7 +305,7 @@ class _Shard:
 
     def compute(self, compute: Callable[[int], NDArray[np.float32]], pool: ThreadPoolExecutor, advance: Any) -> None:
         """Write both files, each complete or not at all."""
-        from sedembed.store import atomic_file
+        from sedembed.store.store import atomic_file
 
         def attempt(index: int) -> NDArray[np.float16] | tuple[str, str]:
             try:
@@ -371,7 +371,7 @@ def _fill(
 
 def _hold(cache: Path, described: dict[str, Any]) -> None:
     """Refuse a cache of something else; write down what this one is of."""
-    from sedembed.store import atomic_file
+    from sedembed.store.store import atomic_file
 
     file = cache / "cache.json"
     try:

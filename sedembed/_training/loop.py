@@ -24,9 +24,9 @@ from sedembed._training.prediction import check_validation, predict, validate
 from sedembed._training.records import RunFolder, find_revision, fingerprint, list_versions
 from sedembed._training.settings import Network, TrainConfig
 from sedembed.errors import DatasetError, DivergedError
-from sedembed.models.blocks import PROBABILITY_FLOOR
+from sedembed.models.layers.blocks import PROBABILITY_FLOOR
+from sedembed.models.layers.winograd import use_winograd
 from sedembed.models.weights import load_network, resolve, save_pretrained
-from sedembed.models.winograd import use_winograd
 
 __all__ = ["Training", "predict"]
 
@@ -346,7 +346,7 @@ class Training:
         return self._folder.path / name
 
     def _save(self) -> None:
-        from sedembed.store import atomic_file
+        from sedembed.store.store import atomic_file
 
         self._write_failures()
         state = self.network.state_dict()

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from sedembed._evaluation import metrics
+from sedembed import metrics
 from sedembed._training.clips import ClipSet
 from sedembed._training.distributed import Processes
 from sedembed._training.features import FeatureStore, UnreadableClipError, open_threads

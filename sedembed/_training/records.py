@@ -117,7 +117,7 @@ class RunFolder:
 
     def write_bytes(self, name: str, content: bytes) -> None:
         """Write a file under a name, complete or not at all."""
-        from sedembed.store import atomic_file
+        from sedembed.store.store import atomic_file
 
         if self._writes:
             with atomic_file(self.path / name) as opened:

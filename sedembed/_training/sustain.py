@@ -35,7 +35,7 @@ from sedembed._training.settings import TrainConfig, make_settings
 from sedembed._training.soft_labels import read_soft_labels
 from sedembed.errors import DatasetError
 from sedembed.models.weights import WEIGHTS_FILE, load_network, resolve
-from sedembed.store import atomic_file
+from sedembed.store.store import atomic_file
 
 __all__ = ["Shares", "SustainConfig", "mix_targets", "run_stages", "stage_probabilities", "stage_seed"]
 

@@ -8,9 +8,9 @@ from typing import Literal, NamedTuple, get_args
 import torch
 from torch import nn
 
-from sedembed.models.blocks import PROBABILITY_FLOOR, ConvBlock, blank_beyond, prepare_convolutions
 from sedembed.models.frontend import FRAME_RATE, N_MELS, SAMPLE_RATE, log_mel
-from sedembed.models.recurrence import bidirectional_gru
+from sedembed.models.layers.blocks import PROBABILITY_FLOOR, ConvBlock, blank_beyond, prepare_convolutions
+from sedembed.models.layers.gru import bidirectional_gru
 
 __all__ = ["TALNet", "TALNetConfig", "TALNetOutput", "prepare"]
 

@@ -16,8 +16,8 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from sedembed.models.blocks import PROBABILITY_FLOOR, ConvBlock, blank_beyond, prepare_convolutions
 from sedembed.models.frontend import SAMPLE_RATE, Spectrogram
+from sedembed.models.layers.blocks import PROBABILITY_FLOOR, ConvBlock, blank_beyond, prepare_convolutions
 
 __all__ = ["WEANet", "WEANetConfig", "WEANetOutput", "prepare"]
 
@@ -293,5 +293,5 @@ class WEANet(nn.Module):
 
 
 def prepare(network: WEANet, device: torch.device, convolutions: torch.dtype = torch.float32) -> WEANet:
-    """Copy of a network made ready to embed on a device: `sedembed.models.blocks.prepare_convolutions`."""
+    """Copy of a network made ready to embed on a device: `sedembed.models.layers.blocks.prepare_convolutions`."""
     return prepare_convolutions(network, device, convolutions)

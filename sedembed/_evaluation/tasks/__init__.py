@@ -1,0 +1,1 @@
+"""The target tasks, one module each."""

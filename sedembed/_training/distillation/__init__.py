@@ -1,0 +1,1 @@
+"""Training by distillation from a public AudioSet tagger; internal."""

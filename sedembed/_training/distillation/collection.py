@@ -1,0 +1,176 @@
+"""A folder of short recordings, decoded once into one memory-mapped array, and the crops drawn from it."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import soundfile
+import soxr
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from sedembed._training.distillation.augment import filter_sound
+
+__all__ = ["Collection", "CropSettings", "draw_crop", "draw_mixture", "open_collection", "spec_augment_bounds"]
+
+SAMPLE_RATE = 16_000
+
+
+@dataclass(frozen=True)
+class Collection:
+    """Decoded recordings.
+
+    Attributes
+    ----------
+    samples : ndarray of int16, shape (total,), memory-mapped
+        All recordings end to end.
+    starts : ndarray of int64, shape (recordings + 1,)
+        Recording i is ``samples[starts[i]:starts[i + 1]]``.
+    files : list of str
+        Paths relative to the audio folder.
+    held_out : ndarray of bool, shape (recordings,)
+        Recordings of the collections kept for validation.
+    """
+
+    samples: NDArray[np.int16]
+    starts: NDArray[np.int64]
+    files: list[str]
+    held_out: NDArray[np.bool_]
+
+    def waveform(self, index: int) -> NDArray[np.float32]:
+        """Return recording `index` as float32 in [-1, 1]."""
+        return self.samples[self.starts[index] : self.starts[index + 1]].astype(np.float32) / 32768.0
+
+
+def open_collection(data: Path, cache: Path, held_out_share: float) -> Collection:
+    """Decode `data/audio` (listed in `data/segments.csv`) into `cache` unless that was done before.
+
+    Whole sub-collections are held out, in the order of a hash of their names, until `held_out_share` of the recordings
+    is reached; random recordings of one source would resemble the training part too much.
+    """
+    with (data / "segments.csv").open(newline="", encoding="utf-8") as stream:
+        rows = list(csv.DictReader(stream))
+    files = [row["file"] for row in rows]
+    samples_path, index_path = cache / "samples.npy", cache / "index.json"
+    if not index_path.exists() or json.loads(index_path.read_text())["files"] != files:
+        cache.mkdir(parents=True, exist_ok=True)
+        _decode(data / "audio", files, samples_path, index_path)
+    names = sorted({row["collection"] for row in rows}, key=lambda name: hashlib.sha256(name.encode()).hexdigest())
+    of_name = np.array([row["collection"] for row in rows])
+    held_out = np.zeros(len(rows), dtype=np.bool_)
+    for name in names:
+        members = of_name == name
+        # A collection larger than twice the share would take too much of the training part away.
+        if members.mean() <= held_out_share / 2 and (held_out | members).mean() <= held_out_share:
+            held_out |= members
+    starts = np.array(json.loads(index_path.read_text())["starts"], dtype=np.int64)
+    return Collection(np.load(samples_path, mmap_mode="r"), starts, files, held_out)
+
+
+def _decode(audio: Path, files: list[str], samples_path: Path, index_path: Path) -> None:
+    parts: list[NDArray[np.int16]] = []
+    for name in tqdm(files, desc="decoding", unit="file", disable=None):
+        samples, rate = soundfile.read(audio / name, dtype="int16")
+        if rate != SAMPLE_RATE or samples.ndim != 1:
+            raise ValueError(f"{name}: expected mono at {SAMPLE_RATE} Hz, got {samples.shape} at {rate} Hz")
+        parts.append(samples)
+    starts = np.concatenate(([0], np.cumsum([len(part) for part in parts])))
+    temporary = samples_path.with_suffix(".tmp.npy")
+    np.save(temporary, np.concatenate(parts))
+    temporary.replace(samples_path)
+    index_path.write_text(json.dumps({"files": files, "starts": starts.tolist()}))
+
+
+@dataclass(frozen=True)
+class CropSettings:
+    """How a training example is made; levels in dB, durations in seconds."""
+
+    seconds: float = 5.0
+    mix_probability: float = 0.7
+    mix_level_db: float = 10.0
+    gain_db: tuple[float, float] = (-9.0, 3.0)
+    speed_probability: float = 0.0  # of playing a recording faster or slower, which moves its pitch too
+    speed_semitones: float = 3.0
+    third_probability: float = 0.0  # of a third sound where there is a second
+    equaliser_probability: float = 0.0
+    equaliser_db: float = 9.0
+    room_probability: float = 0.0
+
+
+def draw_crop(collection: Collection, index: int, length: int, rng: np.random.Generator) -> NDArray[np.float32]:
+    """Draw a crop of a recording; one shorter than `length` is repeated and rolled."""
+    waveform = collection.waveform(index)
+    if len(waveform) > length:
+        start = int(rng.integers(len(waveform) - length + 1))
+        return waveform[start : start + length]
+    return np.roll(np.resize(waveform, length), int(rng.integers(length)))
+
+
+def draw_mixture(
+    collection: Collection, cumulative: NDArray[np.float64], settings: CropSettings, rng: np.random.Generator
+) -> NDArray[np.float32]:
+    """Draw a training waveform: a crop, often with one or two more at random relative levels, at a random gain.
+
+    `cumulative` are cumulated sampling weights, one a recording.
+    """
+    length = round(settings.seconds * SAMPLE_RATE)
+    first, second = np.searchsorted(cumulative, rng.random(2) * cumulative[-1])
+    mixture = _draw_sound(collection, int(first), length, settings, rng)
+    if rng.random() < settings.mix_probability:
+        mixture = _mix(mixture, _draw_sound(collection, int(second), length, settings, rng), settings, rng)
+        if _happens(settings.third_probability, rng):
+            third = int(np.searchsorted(cumulative, rng.random() * cumulative[-1]))
+            mixture = _mix(mixture, _draw_sound(collection, third, length, settings, rng), settings, rng)
+    gain = 10.0 ** (rng.uniform(*settings.gain_db) / 20.0)
+    return np.asarray(np.clip(mixture * np.float32(gain), -1.0, 1.0), dtype=np.float32)
+
+
+def _happens(probability: float, rng: np.random.Generator) -> bool:
+    # Nothing is drawn where nothing is asked, so that runs of before a setting keep their examples.
+    return probability > 0.0 and rng.random() < probability
+
+
+def _mix(
+    mixture: NDArray[np.float32], other: NDArray[np.float32], settings: CropSettings, rng: np.random.Generator
+) -> NDArray[np.float32]:
+    """Add a sound at a random relative level; both stay audible at the level of the first."""
+    level = rng.uniform(-settings.mix_level_db, settings.mix_level_db)
+    ratio = _rms(mixture) / _rms(other) * 10.0 ** (level / 20.0)
+    mixture = mixture + other * np.float32(ratio)
+    return mixture / np.float32(np.sqrt(1.0 + 10.0 ** (level / 10.0)))
+
+
+def _draw_sound(
+    collection: Collection, index: int, length: int, settings: CropSettings, rng: np.random.Generator
+) -> NDArray[np.float32]:
+    """Draw a crop of a recording, at times faster or slower, through an equaliser, or in a room."""
+    if _happens(settings.speed_probability, rng):
+        speed = 2.0 ** (rng.uniform(-settings.speed_semitones, settings.speed_semitones) / 12.0)
+        crop = draw_crop(collection, index, math.ceil(length * speed) + 1, rng)
+        sound: NDArray[np.float32] = soxr.resample(crop, SAMPLE_RATE * speed, SAMPLE_RATE, quality="MQ")[:length]
+    else:
+        sound = draw_crop(collection, index, length, rng)
+    equaliser_db = settings.equaliser_db if _happens(settings.equaliser_probability, rng) else None
+    room = _happens(settings.room_probability, rng)
+    if equaliser_db is None and not room:
+        return sound
+    return filter_sound(sound, SAMPLE_RATE, rng, equaliser_db=equaliser_db, room=room)
+
+
+def _rms(waveform: NDArray[np.float32]) -> float:
+    return float(np.sqrt(np.mean(np.square(waveform, dtype=np.float64)))) + 1e-4
+
+
+def spec_augment_bounds(
+    frames: int, bins: int, max_frames: int, max_bins: int, rng: np.random.Generator
+) -> tuple[slice, slice]:
+    """Draw one time interval and one frequency band with uniform widths up to the given ones (SpecAugment)."""
+    width, height = int(rng.integers(max_frames + 1)), int(rng.integers(max_bins + 1))
+    start, low = int(rng.integers(frames - width + 1)), int(rng.integers(bins - height + 1))
+    return slice(start, start + width), slice(low, low + height)

@@ -1,0 +1,521 @@
+"""Train a network to give what a teacher gives: ``python -m sedembed._training.distillation.distill --help``.
+
+The teacher hears the very mixture that the student hears, so no label is ever wrong.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import csv
+import json
+import logging
+import math
+import os
+import time
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, fields
+from itertools import islice
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import soxr
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from sedembed._training.distillation.collection import (
+    SAMPLE_RATE,
+    Collection,
+    CropSettings,
+    draw_mixture,
+    open_collection,
+    spec_augment_bounds,
+)
+from sedembed._training.distillation.config import DistillConfig
+from sedembed._training.distillation.muon import Muon
+from sedembed._training.distillation.teacher import TEACHER_CELL_SECONDS, TEACHER_SAMPLE_RATE, load_teacher
+from sedembed.errors import DivergedError
+from sedembed.models.layers.blocks import ConvBlock, fold_batchnorm
+from sedembed.models.layers.winograd import use_winograd
+from sedembed.models.talnet import TALNet, TALNetConfig
+from sedembed.models.weanet import WEANet, WEANetConfig
+from sedembed.models.weights import load_network, resolve, save_pretrained
+
+__all__ = ["Trainer", "main"]
+
+logger = logging.getLogger(__name__)
+
+SPEC_AUGMENT_SECONDS, SPEC_AUGMENT_BINS = 2.0, 16
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Features of one step, and what the teacher says about the same mixtures."""
+
+    features: torch.Tensor  # (batch, frames, 64), normalised and masked
+    targets: torch.Tensor  # (batch, 527) probabilities
+    embeddings: torch.Tensor  # (batch, 384), standardised
+    local: torch.Tensor  # (batch, cells, 384), the same over time
+
+    def to(self, device: torch.device) -> Batch:
+        return Batch(*(getattr(self, field.name).to(device, non_blocking=True) for field in fields(self)))
+
+
+class Student(nn.Module):
+    """The network and the linear map from its embedding to the teacher's."""
+
+    def __init__(self, network: TALNet | WEANet, teacher_size: int) -> None:
+        super().__init__()
+        self.network = network
+        self.to_teacher = nn.Linear(network.embedding_size, teacher_size)
+
+    def forward(self, features: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Clip probabilities (batch, classes) and, for each frame, a guess of the teacher's embedding there."""
+        output = self.network.forward_normalised(features)
+        return self.network.pool(output), self.to_teacher(output.frames)  # type: ignore[arg-type]
+
+
+def _new_network(config: DistillConfig, normalizer: Path, collection: Collection) -> TALNet | WEANet:
+    network: TALNet | WEANet
+    if config.model == "talnet":
+        numbers = json.loads(normalizer.read_text())
+        network = TALNet(TALNetConfig(mean=tuple(numbers["mu"]), std=tuple(numbers["sigma"])))
+        nn.init.constant_(network.fc_prob.bias, config.output_bias)
+    else:
+        mean, std = _measure_decibels(collection)
+        network = WEANet(WEANetConfig(mean=mean, std=std))
+        nn.init.constant_(network.b8.bias, config.output_bias)
+        nn.init.zeros_(network.attention.weight)  # all segments alike at first
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
+    network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    if isinstance(network, WEANet):
+        # Gradients of 64 wide channels took a third of the time in the other order (oneDNN, measured).
+        network.b1.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+    return network
+
+
+def _measure_decibels(collection: Collection) -> tuple[float, float]:
+    """Mean and deviation of WEANet's features over every twentieth recording, to a tenth of a decibel."""
+    features = WEANet(WEANetConfig(channels=(1, 1, 1, 1), segment_channels=1, hidden_channels=(1, 1))).features
+    values = torch.cat(
+        [
+            features(torch.from_numpy(collection.waveform(index))).flatten()
+            for index in range(0, len(collection.files), 20)
+            if not collection.held_out[index]
+        ]
+    )
+    return round(values.mean().item(), 1), round(values.std().item(), 1)
+
+
+def _alignment(times: NDArray[np.float64], cells: int) -> torch.Tensor:
+    """Matrix (cells, frames) that interpolates frames at `times` in seconds to the teacher's cells.
+
+    Rows of cells that no frame is near to are zero.
+    """
+    distance = np.abs(TEACHER_CELL_SECONDS * np.arange(cells)[:, None] - times)
+    weight = np.maximum(0.0, 1.0 - distance / TEACHER_CELL_SECONDS)
+    total = weight.sum(1, keepdims=True)
+    return torch.from_numpy(np.where(total > 0.5, weight / np.maximum(total, 0.5), 0.0)).float()
+
+
+class _Folded(nn.BatchNorm2d):
+    """Stands where a batch normalisation was folded into its convolution; its state is that of one without effect."""
+
+    def __init__(self, norm: nn.BatchNorm2d) -> None:
+        super().__init__(norm.num_features, norm.eps)
+        self.load_state_dict(norm.state_dict())
+        self.weight, self.bias = norm.weight, norm.bias  # the optimisers hold these
+        with torch.no_grad():
+            self.weight.fill_(1.0)
+            self.bias.zero_()
+        assert self.running_mean is not None
+        assert self.running_var is not None
+        self.running_mean.zero_()
+        self.running_var.fill_(1.0 - self.eps)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x
+
+
+def _freeze(network: nn.Module, average: nn.Module, count: int) -> None:
+    """Fix the first blocks of convolution at their average, so that they need no gradients and no statistics."""
+    blocks, means = (
+        [block for block in each.modules() if isinstance(block, ConvBlock)][:count] for each in (network, average)
+    )
+    for block, mean in zip(blocks, means, strict=True):
+        folded = fold_batchnorm(mean)
+        for each in (block, mean):
+            each.conv.load_state_dict(folded.conv.state_dict())
+            each.bn = _Folded(cast(nn.BatchNorm2d, each.bn))
+            each.requires_grad_(False)
+            each.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+
+class Trainer:
+    """One run in one folder: config, log, checkpoint, result. Calling `run` again continues where it stopped.
+
+    A run that begins from the checkpoint of another one (`start`) takes its networks and the state of its optimisers,
+    and counts its own steps: constant runs can follow each other, with one that cools down after any of them. A run
+    that begins from a model directory takes its weights only.
+    """
+
+    def __init__(
+        self,
+        config: DistillConfig,
+        data: Path,
+        out: Path,
+        normalizer: Path,
+        cache: Path,
+        start: Path | None = None,
+        device: str = "cpu",
+    ) -> None:
+        self.config, self.out, self.device = config, out, torch.device(device)
+        out.mkdir(parents=True, exist_ok=True)
+        self._hold_config(out / "config.json")
+        torch.manual_seed(config.seed)
+        self.collection = open_collection(data, cache, config.held_out_share)
+        self.teacher = load_teacher(data / "teacher" / "mn04_as.safetensors").to(self.device)
+        known = np.load(data / "teacher.npz")
+        self.weights = _sampling_weights(known["logits"], self.collection, config.rarity)
+        embeddings = known["embeddings"].astype(np.float32)
+        self.embedding_mean = torch.from_numpy(embeddings.mean(0))
+        self.embedding_std = torch.from_numpy(embeddings.std(0) + 1e-3)
+        network = _new_network(config, normalizer, self.collection)
+        if config.winograd and self.device.type == "cpu" and config.precision == "float32":
+            use_winograd(network)
+        self.student = Student(network, self.teacher.embedding_size).to(self.device)
+        self.average = copy.deepcopy(self.student).requires_grad_(False)
+        self.optimizers = _optimizers(self.student, config)
+        self.step = 0
+        self.scale = 1.0  # of the learning rate, by the plateau schedule
+        self.best, self.bad = math.inf, 0
+        self._held_out = self._prepare_held_out()
+        if (out / "checkpoint.pt").exists():
+            self._load(out / "checkpoint.pt")
+            logger.info("continuing at step %d", self.step)
+        elif start is not None and start.is_dir():
+            self._begin_with_model(start)
+        elif start is not None:
+            self._load(start)
+            self.step, self.scale, self.best, self.bad = 0, 1.0, math.inf, 0
+        _freeze(self.student.network, self.average.network, config.frozen_blocks)
+
+    def _hold_config(self, path: Path) -> None:
+        text = json.dumps(asdict(self.config), indent=2) + "\n"
+        if path.exists() and path.read_text() != text:
+            raise ValueError(f"{path} holds other settings; use another --out, or the settings of that run")
+        path.write_text(text)
+
+    # --- data -----------------------------------------------------------------------------------------------------
+
+    def make_batch(self, step: int) -> Batch:
+        """Batch number `step`, the same whenever and wherever it is made."""
+        config = self.config
+        rng = np.random.default_rng((config.seed, step))
+        settings = CropSettings(
+            config.early_seconds if step < config.early_share * config.steps else config.seconds,
+            config.mix_probability,
+            config.mix_level_db,
+            (config.gain_low_db, config.gain_high_db),
+            config.speed_probability,
+            config.speed_semitones,
+            config.third_probability,
+            config.equaliser_probability,
+            config.equaliser_db,
+            config.room_probability,
+        )
+        waveforms = [draw_mixture(self.collection, self.weights, settings, rng) for _ in range(config.batch_size)]
+        network = self.student.network
+        features = torch.stack([network.features(torch.from_numpy(waveform)) for waveform in waveforms])
+        features = (features - network.mean.cpu()) / network.std.cpu()
+        frames, bins = features.shape[1:]
+        longest = min(round(SPEC_AUGMENT_SECONDS * network.feature_rate), frames)
+        for item in features:
+            if rng.random() < config.spec_augment_probability:
+                time_part, band = spec_augment_bounds(frames, bins, longest, SPEC_AUGMENT_BINS, rng)
+                # TALNet's bins have mean zero each; WEANet's do not, and a hole should not look like a sound.
+                fill = 0.0 if config.model == "talnet" else item.mean().item()
+                item[time_part] = fill
+                item[:, band] = fill
+        up = [soxr.resample(waveform, SAMPLE_RATE, TEACHER_SAMPLE_RATE, quality="HQ") for waveform in waveforms]
+        return Batch(features, *self._ask_teacher(np.stack(up)))
+
+    @torch.no_grad()
+    def _ask_teacher(self, up: NDArray[np.float32]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Probabilities, and standardised embeddings of the clip and over time, of waveforms at the teacher's rate."""
+        waveforms = torch.from_numpy(up).to(self.device)
+        # A few clips at once stay in a CPU's cache, which is faster (measured).
+        at_once = 8 if self.device.type == "cpu" else len(waveforms)
+        outputs = [self.teacher(waveforms[i : i + at_once]) for i in range(0, len(waveforms), at_once)]
+        logits, embeddings, local = (torch.cat(values).cpu() for values in zip(*outputs, strict=True))
+        embeddings, local = ((value - self.embedding_mean) / self.embedding_std for value in (embeddings, local))
+        return torch.sigmoid(logits), embeddings, local
+
+    def _batches(self, start: int) -> Iterator[Batch]:
+        # Batches ahead: resampling and mixing run on one core while the network's small kernels leave it free.
+        ahead = 1 if self.device.type == "cpu" else max(2, (os.cpu_count() or 2) - 2)
+        with ThreadPoolExecutor(ahead, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+            steps = iter(range(start, self.config.steps))
+            pending = deque(pool.submit(self.make_batch, step) for step in islice(steps, ahead))
+            while pending:
+                batch = pending.popleft().result()
+                pending.extend(pool.submit(self.make_batch, step) for step in islice(steps, 1))
+                yield batch
+
+    def _prepare_held_out(self) -> list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
+        """Features of every held-out recording, whole, and the teacher's probabilities and standardised embedding."""
+        prepared = []
+        for index in np.flatnonzero(self.collection.held_out):
+            waveform = np.resize(self.collection.waveform(int(index)), 10 * SAMPLE_RATE)
+            up = soxr.resample(waveform, SAMPLE_RATE, TEACHER_SAMPLE_RATE, quality="HQ")
+            probabilities, embeddings, _ = self._ask_teacher(up[None])
+            features = self.student.network.features(torch.from_numpy(waveform))
+            prepared.append((features, probabilities[0], embeddings[0]))
+        return prepared
+
+    # --- the loop -------------------------------------------------------------------------------------------------
+
+    def run(self) -> None:
+        """Train to the last step, then write the averaged network as a model directory."""
+        config = self.config
+        log_path = self.out / "log.csv"
+        started, heard = time.monotonic(), 0.0
+        sums = np.zeros(3)
+        for batch in self._batches(self.step):
+            sums += self._update(batch.to(self.device))
+            self.step += 1
+            heard += batch.features.shape[0] * batch.features.shape[1] / self.student.network.feature_rate
+            if self.step % 10 == 0:
+                row: dict[str, Any] = {
+                    "step": self.step,
+                    "learning_rate": f"{self._learning_scale():.5f}",
+                    "bce": f"{sums[0] / 10:.4f}",
+                    "embedding_mse": f"{sums[1] / 10:.4f}",
+                    "local_mse": f"{sums[2] / 10:.4f}",
+                    "audio_seconds_per_second": f"{heard / (time.monotonic() - started):.1f}",
+                    "held_out_bce": "",
+                    "held_out_kl": "",
+                    "held_out_mse": "",
+                }
+                sums[:] = 0.0
+                if self.step % config.validate_every == 0 or self.step == config.steps:
+                    loss, divergence, error = self.validate()
+                    row["held_out_bce"], row["held_out_kl"] = f"{loss:.4f}", f"{divergence:.4f}"
+                    row["held_out_mse"] = f"{error:.4f}"
+                    self._plateau(loss)
+                _append(log_path, row)
+                logger.info(", ".join(f"{name} {value}" for name, value in row.items() if value))
+            if self.step % config.checkpoint_every == 0 or self.step == config.steps:
+                self._save(self.out / "checkpoint.pt")
+        save_pretrained(self.average.network, self.out / "model", dtype=torch.float16)
+
+    def _update(self, batch: Batch) -> tuple[float, float, float]:
+        config = self.config
+        scale = self._learning_scale()
+        for optimizer in self.optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = group["base_lr"] * scale
+            optimizer.zero_grad()
+        self.student.train()
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=config.precision == "bfloat16"):
+            probabilities, guesses = self.student(batch.features)
+        bce = _clip_bce(probabilities.float(), batch.targets)
+        mse = (guesses.float().mean(1) - batch.embeddings).square().mean()
+        loss = config.bce_scale * bce + config.embedding_weight * mse
+        local = torch.zeros(())
+        if config.local_weight:
+            network = self.student.network
+            times = network.first_frame_time + np.arange(guesses.shape[1]) / network.frame_rate
+            matrix = _alignment(times, batch.local.shape[1]).to(self.device)
+            error = (matrix @ guesses.float() - batch.local).square().mean((0, 2))
+            local = error[matrix.sum(1) > 0].mean()
+            loss = loss + config.local_weight * local
+        if not torch.isfinite(loss):
+            raise DivergedError(
+                f"the loss became {loss.item()} at step {self.step}; the last good state is in "
+                f"{self.out / 'checkpoint.pt'}; continue from it with a lower learning rate"
+            )
+        loss.backward()
+        nn.utils.clip_grad_norm_(self.student.parameters(), config.gradient_norm)
+        for optimizer in self.optimizers:
+            optimizer.step()
+        # A short memory at first, or the average would drag the random start along.
+        decay = min(config.ema_decay, (1 + self.step) / (10 + self.step))
+        with torch.no_grad():
+            for mean, value in zip(_floating_state(self.average), _floating_state(self.student), strict=True):
+                mean.lerp_(value, 1.0 - decay)
+        return bce.item(), mse.item(), local.item()
+
+    def _learning_scale(self) -> float:
+        config = self.config
+        warm = min(1.0, (self.step + 1) / max(1, config.warmup_steps))
+        if config.schedule in ("plateau", "constant"):
+            return warm * self.scale
+        progress = min(1.0, self.step / config.steps)
+        if config.schedule == "linear":
+            return warm * (1.0 - progress)
+        return warm * 0.5 * (1.0 + math.cos(math.pi * progress))
+
+    def _plateau(self, loss: float) -> None:
+        if self.config.schedule != "plateau":
+            return
+        if loss < self.best - 1e-4:
+            self.best, self.bad = loss, 0
+        else:
+            self.bad += 1
+        if self.bad > self.config.plateau_patience:
+            self.scale, self.bad = self.scale * self.config.plateau_factor, 0
+
+    @torch.inference_mode()
+    def validate(self) -> tuple[float, float, float]:
+        """How far the average is from the teacher on the held-out recordings.
+
+        Binary cross-entropy and Kullback-Leibler divergence (nats a clip, all classes), and the squared error of the
+        mapped embedding.
+        """
+        network = self.average.network.eval()
+        losses, entropies, errors = [], [], []
+        for features, targets, embedding in self._held_out:
+            output = network(features[None].to(self.device))
+            probabilities = network.pool(output).cpu()
+            losses.append(_clip_bce(probabilities, targets[None]).item())
+            entropies.append(_clip_bce(targets[None].clamp(1e-7, 1 - 1e-7), targets[None]).item())
+            guess = self.average.to_teacher(output.frames[0].mean(0)).cpu()
+            errors.append((guess - embedding).square().mean().item())
+        loss = float(np.mean(losses))
+        return loss, loss - float(np.mean(entropies)), float(np.mean(errors))
+
+    # --- state ----------------------------------------------------------------------------------------------------
+
+    def _save(self, path: Path) -> None:
+        state = {
+            "step": self.step,
+            "student": self.student.state_dict(),
+            "average": self.average.state_dict(),
+            "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
+            "plateau": (self.scale, self.best, self.bad),
+        }
+        temporary = path.with_suffix(".tmp")
+        with temporary.open("wb") as stream:
+            torch.save(state, stream)
+            stream.flush()
+            os.fsync(stream.fileno())
+        temporary.replace(path)
+
+    def _begin_with_model(self, directory: Path) -> None:
+        """Take the weights of a finished model; what only a checkpoint holds begins anew."""
+        model = load_network(resolve(directory))
+        if model.config != self.student.network.config:
+            raise ValueError(
+                f"{directory} holds a {model.config.architecture} of another configuration than this run's "
+                f"{self.config.model}; begin from a model of the same architecture and normalisation"
+            )
+        for part in (self.student, self.average):
+            part.network.load_state_dict(model.state_dict())
+            # A random map would pull the network away from what it knows before the map had learned.
+            nn.init.zeros_(part.to_teacher.weight)
+            nn.init.zeros_(part.to_teacher.bias)
+
+    def _load(self, path: Path) -> None:
+        state = torch.load(path, map_location=self.device, weights_only=True)
+        self.step = state["step"]
+        self.student.load_state_dict(state["student"])
+        self.average.load_state_dict(state["average"])
+        for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
+            settings = [(group["base_lr"], group["weight_decay"]) for group in optimizer.param_groups]
+            optimizer.load_state_dict(saved)
+            # The rates are the settings', which may differ from those of the run that the state comes from.
+            for group, (rate, decay) in zip(optimizer.param_groups, settings, strict=True):
+                group["base_lr"], group["weight_decay"] = rate, decay
+        self.scale, self.best, self.bad = state["plateau"]
+
+
+def _clip_bce(probabilities: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """Binary cross-entropy, summed over the classes and averaged over the clips."""
+    return nn.functional.binary_cross_entropy(probabilities, targets, reduction="sum") / len(targets)
+
+
+def _floating_state(module: nn.Module) -> list[torch.Tensor]:
+    return [value for value in module.state_dict().values() if value.is_floating_point()]
+
+
+def _sampling_weights(logits: NDArray[np.float16], collection: Collection, rarity: str) -> NDArray[np.float64]:
+    """Cumulative weights: rare events and long recordings are drawn more often; held-out ones never.
+
+    "spread" adds up what a recording has of every event, each divided by how much of it there is, under a root;
+    "strongest" counts the one event alone of which the recording holds the greatest part.
+    """
+    probabilities = 1.0 / (1.0 + np.exp(-logits.astype(np.float64)))
+    amounts = probabilities.sum(0)
+    # Two recordings' worth more, or an event that the teacher hardly ever hears would rule.
+    strongest = (probabilities / (amounts + 2.0)).max(1)
+    rare = np.sqrt((probabilities / amounts).sum(1)) if rarity == "spread" else strongest
+    weights = rare * np.sqrt(np.diff(collection.starts)) * ~collection.held_out
+    return np.cumsum(weights)
+
+
+def _optimizers(student: Student, config: DistillConfig) -> list[torch.optim.Optimizer]:
+    matrices: list[nn.Parameter] = []
+    rest: list[nn.Parameter] = []
+    for parameter in student.parameters():
+        # Orthogonalising WEANet's B5 to B7 would take longer than the rest of a step.
+        inner = parameter.ndim == 4 and parameter.shape[1] > 1 and parameter.shape[2:] == (3, 3)
+        (matrices if inner and config.optimizer == "muon" else rest).append(parameter)
+    decayed = [p for p in rest if p.ndim >= 2]
+    plain = [p for p in rest if p.ndim < 2]
+    adamw = torch.optim.AdamW(
+        [{"params": decayed, "weight_decay": config.weight_decay}, {"params": plain, "weight_decay": 0.0}],
+        lr=config.learning_rate,
+    )
+    optimizers: list[torch.optim.Optimizer] = [adamw]
+    if matrices:
+        optimizers.append(Muon(matrices, lr=config.muon_learning_rate, weight_decay=config.weight_decay))
+    for optimizer in optimizers:
+        for group in optimizer.param_groups:
+            group["base_lr"] = group["lr"]
+    return optimizers
+
+
+def _append(path: Path, row: dict[str, Any]) -> None:
+    new = not path.exists()
+    with path.open("a", newline="") as stream:
+        writer = csv.DictWriter(stream, list(row))
+        if new:
+            writer.writeheader()
+        writer.writerow(row)
+
+
+def main() -> None:
+    """Command line of the training."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--config", type=Path, required=True, help="JSON file of settings")
+    parser.add_argument(
+        "--data", type=Path, required=True, help="folder with audio/, segments.csv, teacher.npz, teacher/"
+    )
+    parser.add_argument("--normalizer", type=Path, required=True, help="JSON file with mu and sigma, 64 numbers each")
+    parser.add_argument("--out", type=Path, required=True, help="folder of the run")
+    parser.add_argument("--cache", type=Path, required=True, help="folder for the decoded audio")
+    parser.add_argument("--start", type=Path, help="checkpoint.pt of another run, or a model directory, to begin from")
+    parser.add_argument("--device", default="cpu", help="cpu, cuda or cuda:N")
+    arguments = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    config = DistillConfig.read(arguments.config)
+    Trainer(
+        config,
+        arguments.data,
+        arguments.out,
+        arguments.normalizer,
+        arguments.cache,
+        arguments.start,
+        arguments.device,
+    ).run()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Reading sound: the only place that opens, downmixes, resamples or checks it."""

@@ -1,0 +1,1 @@
+"""Whole folders: embedding, tagging and detection that resume."""

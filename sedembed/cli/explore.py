@@ -1,0 +1,188 @@
+"""The commands search, map."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from sedembed.cli.common import GOOD, AddCommand, complain, print_json
+from sedembed.errors import SedembedError, StoreError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from sedembed._analysis.map_points import Grouping, MapPoints
+    from sedembed.embedder import Embedder
+    from sedembed.store.store import EmbeddingStore
+
+__all__ = ["register"]
+
+_SOME_MINUTES = 5000  # recordings
+_ENDINGS = (".html", ".png", ".csv")
+
+
+def register(add: AddCommand) -> None:
+    """Add the commands of this module."""
+    sub = add("search", _search, "find the recordings of a store that are most similar to one")
+    sub.add_argument("store", metavar="STORE", type=Path, help="what `sedembed embed` wrote")
+    sub.add_argument("query", metavar="QUERY", help="a sound file, or the path of a recording as the store has it")
+    sub.add_argument("-k", type=int, default=10, help="recordings to print (default: 10)")
+    _add_store_model(sub)
+    sub.add_argument("--json", action="store_true", help="print the recordings as JSON")
+
+    sub = add("map", _map, "draw the recordings of a store as points, similar ones near each other")
+    sub.add_argument("store", metavar="STORE", type=Path, help="what `sedembed embed` wrote")
+    sub.add_argument(
+        "-o",
+        "--out",
+        metavar="OUT",
+        required=True,
+        action="append",
+        type=Path,
+        help="page (.html), picture (.png) or table (.csv); several may be given: -o a.html -o a.png",
+    )
+    sub.add_argument(
+        "--method", default="tsne", choices=["tsne", "pca"], help="default: tsne; pca is faster and shows the whole"
+    )
+    sub.add_argument("--labels", metavar="CSV", type=Path, help="colour by this table of path,label")
+    sub.add_argument("--column", metavar="NAME", help="colour by another column of that table")
+    sub.add_argument(
+        "--color",
+        choices=["tag", "folder"],
+        help="without --labels: by the strongest sound event, estimated from the stored vectors (default), or by the "
+        "first folder of the path",
+    )
+    sub.add_argument("--perplexity", type=float, help="of t-SNE: how many neighbours matter (default: 30)")
+    sub.add_argument(
+        "--seed", type=int, default=0, help="chooses which recordings of a larger store are drawn (default: 0)"
+    )
+    sub.add_argument(
+        "--max-points", type=int, metavar="N", help="of larger stores draw so many (default: 10000; pca: 50000)"
+    )
+    sub.add_argument("--dark", action="store_true", help="dark ground for the picture; the page follows its reader")
+    _add_store_model(sub)
+
+
+def _add_store_model(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("--model", help="where the model of the store is, if it came from a directory or file")
+    sub.add_argument("--device", help="such as cpu or cuda:0 (default: the first GPU, else the CPU)")
+    sub.add_argument("--local-files-only", action="store_true", help="never open a connection")
+
+
+def _search(options: argparse.Namespace) -> int:
+    import pyarrow.compute as pc
+
+    from sedembed.store.store import open_store
+
+    if options.k < 1:
+        raise ValueError(f"-k needs a number of recordings of at least 1, got {options.k}")
+    store = open_store(options.store)
+    found = store.search(_query(store, options), options.k)
+    places = [pc.index(store.index["path"], path).as_py() for path, _ in found]
+    durations = store.index["duration"].take(places).to_pylist() if places else []
+    rows = [
+        {"path": path, "cosine": cosine, "duration": duration}
+        for (path, cosine), duration in zip(found, durations, strict=True)
+    ]
+    if options.json:
+        print_json({"query": options.query, "store": str(options.store), "results": rows})
+        return GOOD
+    for row in rows:
+        print(f"{row['cosine']:.4f}\t{row['duration']:.2f} s\t{row['path']}")
+    return GOOD
+
+
+def _query(store: EmbeddingStore, options: argparse.Namespace) -> str | NDArray[np.float32]:
+    """Vector of a sound file or, if there is no such file, path of a row."""
+    import pyarrow.compute as pc
+
+    if not Path(options.query).exists():
+        if pc.index(store.index["path"], options.query).as_py() < 0:
+            raise FileNotFoundError(
+                f"{options.query} is neither a sound file nor the path of a recording in {options.store}; paths there "
+                "are relative to the embedded folder"
+            )
+        return str(options.query)
+    return _load(store, options).embed(options.query)
+
+
+def _load(store: EmbeddingStore, options: argparse.Namespace) -> Embedder:
+    from sedembed.batch.store_model import load_store_model
+
+    return load_store_model(store, options.model, device=options.device, local_files_only=options.local_files_only)
+
+
+def _map(options: argparse.Namespace) -> int:
+    from sedembed._analysis.map_points import MapPoints
+    from sedembed._analysis.projection import MAX_POINTS, choose_rows, project
+    from sedembed.store.store import atomic_file, open_store
+
+    _check_outputs(options)
+    store = open_store(options.store)
+    most = MAX_POINTS[options.method] if options.max_points is None else options.max_points
+    rows = choose_rows(store, most, options.seed)
+    # Before the projection, which takes minutes: what is wrong with labels or model is said at once.
+    grouping = _grouping(store, rows, options)
+    if len(rows) > _SOME_MINUTES and options.method == "tsne" and sys.stderr.isatty():
+        complain(f"t-SNE of {len(rows)} recordings takes some minutes; --method pca or --max-points less")
+    projection = project(store, rows, options.method, perplexity=options.perplexity, seed=options.seed)
+    shown = MapPoints.of(store, projection, grouping)
+    for out in options.out:
+        with atomic_file(out) as opened:
+            opened.write(_render(shown, out.suffix.lower(), options.dark))
+    print(f"{len(rows)} of {len(store)} recordings in {', '.join(map(str, options.out))}")
+    return GOOD
+
+
+def _check_outputs(options: argparse.Namespace) -> None:
+    for out in options.out:
+        if out.suffix.lower() not in _ENDINGS:
+            raise ValueError(f"expected an output that ends in {', '.join(_ENDINGS)}, got {str(out)!r}")
+        if not out.parent.is_dir():
+            raise FileNotFoundError(f"there is no folder {out.parent} for {out.name}; make it first")
+        if out.suffix.lower() == ".png":
+            from sedembed._analysis.map_picture import require_matplotlib
+
+            require_matplotlib()
+    if options.column is not None and options.labels is None:
+        raise ValueError("--column names a column of the table of labels; give the table with --labels")
+
+
+def _grouping(store: EmbeddingStore, rows: NDArray[np.int64], options: argparse.Namespace) -> Grouping:
+    import pyarrow as pa
+
+    from sedembed._analysis.map_points import by_folder, by_label, by_tag
+
+    paths = store.index["path"].take(pa.array(rows)).to_pylist()
+    if options.labels is not None:
+        from sedembed.probe.label_table import read_labels
+
+        return by_label(paths, read_labels(options.labels), options.column or "label")
+    if options.color == "folder":
+        return by_folder(paths)
+    try:
+        tagged = by_tag(store, rows, _load(store, options))
+        if tagged is not None:
+            return tagged
+        reason = "the embedding of its model does not feed the layer that names sound events"
+    except (SedembedError, OSError) as error:
+        reason = str(error)
+    if options.color == "tag":
+        raise StoreError(f"{store.directory} cannot be coloured by sound events: {reason}")
+    complain(f"coloured by folder, not by sound events: {reason}")
+    return by_folder(paths)
+
+
+def _render(shown: MapPoints, ending: str, dark: bool) -> bytes:
+    if ending == ".png":
+        from sedembed._analysis.map_picture import draw_map, to_png
+
+        return to_png(draw_map(shown, dark=dark))
+    if ending == ".html":
+        from sedembed._analysis.map_page import map_page
+
+        return map_page(shown).encode()
+    return shown.to_csv().encode()

@@ -1,0 +1,462 @@
+"""The commands probe fit and probe predict."""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import errno
+import io
+import json
+import math
+import sys
+import tempfile
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TextIO
+
+from sedembed.cli.common import GOOD, SOME_FAILED, AddCommand, Command, complain, print_json
+from sedembed.errors import ProbeError, SedembedError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from sedembed.embedder import Embedder
+    from sedembed.probe.label_table import Aligned, LabelTable
+    from sedembed.probe.probe import LinearProbe
+    from sedembed.store.store import EmbeddingStore
+
+__all__ = ["register"]
+
+_PARTS = {
+    "train": ("train", "training", "no", "false", "0"),
+    "validation": ("validation", "valid", "val", "yes", "true", "1"),
+    "test": ("test", "testing", "eval", "evaluation"),
+}
+
+
+def register(add: AddCommand) -> None:
+    """Add the commands of this module."""
+    group = add("probe", _fit, "fit a linear classifier on the vectors of a store, or use one")
+    commands = group.add_subparsers(required=True, metavar="COMMAND")
+
+    sub = _add(commands, "fit", _fit, "fit a linear classifier on the vectors of a store")
+    sub.add_argument("store", metavar="STORE", type=Path, help="what `sedembed embed` wrote")
+    sub.add_argument(
+        "--labels",
+        metavar="LABELS.csv",
+        required=True,
+        type=Path,
+        help='columns path (relative to the embedded folder) and label; several labels of a path separated by ";" make '
+        "the task multi-label",
+    )
+    sub.add_argument("-o", "--out", metavar="PROBE", required=True, type=Path, help="directory of the probe")
+    sub.add_argument(
+        "--normalize",
+        default="standardize+l2",
+        choices=["standardize+l2", "l2", "none"],
+        help="what is done to the vectors first (default: standardize+l2)",
+    )
+    sub.add_argument(
+        "--C",
+        dest="c",
+        metavar="auto|NUMBER",
+        default="auto",
+        type=_regularisation,
+        help="inverse strength of the regularisation (default: auto, chosen on validation data)",
+    )
+    sub.add_argument(
+        "--metric",
+        help="what C is chosen by: accuracy, top5, map, lwlrap, mauc, ... (default: accuracy, or map if multi-label)",
+    )
+    sub.add_argument("--cv", metavar="N", type=int, help="folds of the inner split that chooses C (default: 5)")
+    split = sub.add_mutually_exclusive_group()
+    split.add_argument("--group-column", metavar="NAME", help="rows of one value stay on one side of the inner split")
+    split.add_argument("--fold-column", metavar="NAME", help="choose C by leaving out the rows of each value once")
+    split.add_argument(
+        "--validation-column",
+        metavar="NAME",
+        help="fit on the rows that say train, choose C on those that say validation; those that say test are scored "
+        "at the end",
+    )
+    sub.add_argument("--class-weight", choices=["balanced"], help="weigh classes by their rarity")
+    sub.add_argument("--device", help="such as cpu or cuda:0 (default: cpu)")
+    sub.add_argument("--json", action="store_true", help="print the summary as JSON")
+
+    sub = _add(commands, "predict", _predict, "print the probability of each class for recordings or stored vectors")
+    sub.add_argument("probe", metavar="PROBE", type=Path, help="what `sedembed probe fit` wrote")
+    sub.add_argument("path", metavar="FILE|FOLDER|STORE", type=Path)
+    sub.add_argument("-o", "--out", metavar="OUT.csv", type=Path, help="default: standard output")
+    sub.add_argument("--store", metavar="DIR", type=Path, help="keep the vectors of a FOLDER; run again to continue")
+    sub.add_argument("--model", help="directory of the model, if the probe was fitted on one that has no public name")
+    sub.add_argument("--device", help="such as cpu or cuda:0 (default: the first GPU, else the CPU)")
+    sub.add_argument("--precision", choices=["float32", "bfloat16"], help="default: that of the vectors fitted on")
+    sub.add_argument("--local-files-only", action="store_true", help="never open a connection")
+    sub.add_argument("--json", action="store_true", help="one JSON object a line instead of CSV")
+
+
+def _add(commands: Any, name: str, command: Command, text: str) -> argparse.ArgumentParser:
+    sub: argparse.ArgumentParser = commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
+    # No default: it would undo a --verbose that stands before the name of the command.
+    sub.add_argument("-v", "--verbose", action="store_true", default=argparse.SUPPRESS, help="say more on stderr")
+    sub.set_defaults(command=command)
+    return sub
+
+
+def _regularisation(text: str) -> float | str:
+    if text == "auto":
+        return text
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 < value < math.inf:
+        raise argparse.ArgumentTypeError(f'expected "auto" or a positive number, got {text!r}')
+    return value
+
+
+# --- fit -----------------------------------------------------------------------------------------------------------
+
+
+def _fit(options: argparse.Namespace) -> int:
+    from sedembed.metrics import check_name
+    from sedembed.probe.label_table import read_labels
+    from sedembed.probe.probe import LinearProbe
+    from sedembed.store.store import open_store
+
+    if options.metric is not None:
+        check_name(options.metric)
+    if options.cv is not None and (options.fold_column or options.validation_column):
+        raise ValueError("--cv is for an inner split, and the fold or validation column makes another; leave one out")
+    _check_place(options.out)
+    table, store = read_labels(options.labels), open_store(options.store)
+    aligned = table.align(store.paths)
+    parts = _parts(table, aligned, options.validation_column)
+    _check_classes(aligned, parts)
+    settings = {"metric": options.metric, "class_weight": options.class_weight, "device": options.device}
+    if options.cv is not None:
+        settings["cv"] = options.cv
+    probe = LinearProbe(options.c, normalize=options.normalize, **settings)
+    with tempfile.TemporaryDirectory(prefix="sedembed-") as temporary, _warnings_said():
+        # Of the rows that are to be fitted only: the probe reads their vectors from the store, be it ever so large.
+        named = {
+            part: _write_labels(Path(temporary) / part, store, table, aligned, rows)
+            for part, rows in parts.items()
+            if part != "test"
+        }
+        probe.fit(
+            store,
+            named["train"],
+            validation=(store, named["validation"]) if "validation" in named else None,
+            groups=_numbers(store, table, aligned, options.group_column),
+            folds=_numbers(store, table, aligned, options.fold_column),
+        )
+    probe.save(options.out)
+
+    metric = options.metric or ("map" if table.multilabel else "accuracy")
+    scores = {part: _score(probe, metric, store, aligned, rows) for part, rows in parts.items() if part != "train"}
+    if probe.scores_:
+        scores["validation"] = probe.scores_[probe.C_]
+    failures = {row["path"]: f"{row['error']}: {row['message']}" for row in store.failures.to_pylist()}
+    for path in aligned.absent:
+        complain(f"{path} has a label and no vector: {failures.get(path, 'it is not in the store')}")
+    _report(options, probe, metric, parts, scores, aligned)
+    return SOME_FAILED if aligned.absent else GOOD
+
+
+def _check_place(out: Path) -> None:
+    """Refuse before the work what `LinearProbe.save` would refuse after it."""
+    from sedembed.probe.serialization import JSON_FILE
+
+    if out.exists() and (not out.is_dir() or (any(out.iterdir()) and not (out / JSON_FILE).exists())):
+        raise ProbeError(f"{out} is there and is not a probe; choose another directory")
+
+
+def _column(table: LabelTable, aligned: Aligned, name: str) -> list[str]:
+    """Values of a column in the aligned rows; none may be empty."""
+    column = table.column(name)
+    for entry in aligned.entries:
+        if not column[entry]:
+            raise ProbeError(
+                f"{table.file}: the column {name!r} is empty for {table.paths[entry]!r}; fill it in, or remove the line"
+            )
+    return [column[entry] for entry in aligned.entries]
+
+
+def _numbers(
+    store: EmbeddingStore, table: LabelTable, aligned: Aligned, column: str | None
+) -> NDArray[np.int64] | None:
+    """Return the number of the value that a column has in each row of the store."""
+    import numpy as np
+
+    if column is None:
+        return None
+    numbers = np.full(len(store), -1)
+    numbers[aligned.rows] = np.unique(_column(table, aligned, column), return_inverse=True)[1]
+    return numbers
+
+
+def _parts(table: LabelTable, aligned: Aligned, column: str | None) -> dict[str, NDArray[np.int64]]:
+    """Aligned rows to fit on, to choose C on, and to score at the end."""
+    import numpy as np
+
+    if column is None:
+        return {"train": np.arange(len(aligned.rows))}
+    meant = {value: part for part, values in _PARTS.items() for value in values}
+    parts = []
+    for entry, value in zip(aligned.entries, _column(table, aligned, column), strict=True):
+        if value.casefold() not in meant:
+            raise ProbeError(
+                f"{table.file}: the column {column!r} is {value!r} for {table.paths[entry]!r}; expected one of "
+                f"{', '.join(meant)}"
+            )
+        parts.append(meant[value.casefold()])
+    found = {part: rows for part in _PARTS if len(rows := np.flatnonzero(np.array(parts) == part))}
+    for part in ("train", "validation"):
+        if part not in found:
+            raise ProbeError(
+                f"{table.file}: no row that has a vector has {part!r} in the column {column!r}; mark some, or "
+                "leave the column out"
+            )
+    return found
+
+
+def _check_classes(aligned: Aligned, parts: Mapping[str, NDArray[np.int64]]) -> None:
+    names = {part: {name for row in rows for name in aligned.labels[row]} for part, rows in parts.items()}
+    for part in names:
+        unknown = sorted(names[part] - names["train"])
+        if unknown:
+            raise ProbeError(
+                f"{len(unknown)} labels of the {part} rows are in no training row, such as {unknown[0]!r}; give them "
+                "training rows, or leave their rows out"
+            )
+
+
+def _write_labels(
+    file: Path, store: EmbeddingStore, table: LabelTable, aligned: Aligned, rows: NDArray[np.int64]
+) -> Path:
+    """Write some of the aligned rows as a CSV of labels."""
+    with file.open("w", newline="", encoding="utf-8") as stream:
+        writer = csv.writer(stream)
+        writer.writerow(["path", "label"])
+        for row in rows:
+            # The separator at the end keeps a part without a second label multi-label.
+            label = ";".join(aligned.labels[row]) + ";" * table.multilabel
+            writer.writerow([store.paths[aligned.rows[row]], label])
+    return file
+
+
+def _score(
+    probe: LinearProbe, metric: str, store: EmbeddingStore, aligned: Aligned, rows: NDArray[np.int64]
+) -> float | None:
+    """Score of some of the aligned rows; None, and a message, if the metric has none."""
+    import numpy as np
+
+    from sedembed.metrics import compute
+    from sedembed.probe.label_table import indicator
+
+    classes = [str(name) for name in probe.classes_]
+    scores = np.empty((len(rows), len(classes)))
+    place = np.full(len(store), -1)
+    place[aligned.rows[rows]] = np.arange(len(rows))
+    for stored, block in store.blocks():
+        wanted = place[stored] >= 0
+        if wanted.any():
+            values = probe.decision_function(block[wanted])
+            # Two classes have one score between them.
+            scores[place[stored][wanted]] = values if values.ndim == 2 else np.column_stack((-values, values))
+    y = indicator([aligned.labels[row] for row in rows], classes)
+    try:
+        return compute(metric, y if probe.multilabel_ else y.argmax(1), scores)
+    except ValueError as error:
+        complain(f"the probe is saved, but {metric} has no value on {len(rows)} rows: {error}")
+        return None
+
+
+def _report(
+    options: argparse.Namespace,
+    probe: LinearProbe,
+    metric: str,
+    parts: Mapping[str, NDArray[np.int64]],
+    scores: Mapping[str, float | None],
+    aligned: Aligned,
+) -> None:
+    rows = {part: len(found) for part, found in parts.items()}
+    if options.json:
+        print_json(
+            {
+                "probe": str(options.out),
+                "model": probe.model_,
+                "classes": len(probe.classes_),
+                "multilabel": probe.multilabel_,
+                "normalize": options.normalize,
+                "C": probe.C_,
+                "metric": metric,
+                "validation_score": scores.get("validation"),
+                "test_score": scores.get("test"),
+                "rows": rows,
+                "labels_without_vector": len(aligned.absent),
+                "vectors_without_label": len(aligned.unlabelled),
+            }
+        )
+        return
+    kind = "any number of labels a row" if probe.multilabel_ else "one label a row"
+    print(f"fitted on {rows['train']} rows, {len(probe.classes_)} classes, {kind}")
+    shown = {part: f"{metric} {score:.4f}" for part, score in scores.items() if score is not None}
+    chosen = "given" if options.c != "auto" else "chosen"
+    print(f"C = {probe.C_:g}, {chosen}; {shown.get('validation', 'not validated')}")
+    if "test" in shown:
+        print(f"{shown['test']} on {rows['test']} test rows")
+    print(f"{len(aligned.absent)} labels without a vector, {len(aligned.unlabelled)} vectors without a label")
+    print(f"the probe is in {options.out}")
+
+
+# --- predict -------------------------------------------------------------------------------------------------------
+
+
+def _predict(options: argparse.Namespace) -> int:
+    from sedembed.batch.embed_folder import list_recordings
+    from sedembed.probe.probe import LinearProbe
+    from sedembed.store.store import RUN_FILE, open_store
+
+    path: Path = options.path
+    probe = LinearProbe.load(options.probe)
+    if not path.exists():
+        raise FileNotFoundError(errno.ENOENT, "Expected a recording, a folder or a store, found nothing", str(path))
+    if options.out is not None and (options.out.is_dir() or not options.out.absolute().parent.is_dir()):
+        raise ValueError(f"-o needs the name of a file in a directory that exists, got {options.out}")
+    is_store = (path / RUN_FILE).is_file()
+    if is_store and (options.store or options.model or options.precision):
+        raise ValueError(f"{path} is a store, whose vectors are made; leave out --store, --model and --precision")
+    if options.store and not path.is_dir():
+        raise ValueError(f"--store keeps the vectors of a folder, and {path} is a file; leave it out")
+    with tempfile.TemporaryDirectory(prefix="sedembed-", ignore_cleanup_errors=True) as temporary, _warnings_said():
+        if path.is_dir():
+            store = open_store(path) if is_store else _embed(probe, options, Path(temporary) / "store")
+            probe.check_model(store)
+            failures = {row["path"]: f"{row['error']}: {row['message']}" for row in store.failures.to_pylist()}
+            # A kept store may hold recordings that have left the folder since.
+            wanted = set(list_recordings(path, options.store).files) if options.store else None
+            rows = _predict_store(probe, store, wanted, Path(temporary) / "probabilities")
+        else:
+            rows, failures = _predict_file(probe, options)
+        with _output(options.out) as out:
+            count = _write(out, [str(name) for name in probe.classes_], rows, options.json)
+    for failed, reason in failures.items():
+        complain(f"{failed}: {reason}")
+    if options.out is not None:
+        print(f"{count} predicted, {len(failures)} failed; probabilities in {options.out}")
+    return SOME_FAILED if failures else GOOD
+
+
+def _load(probe: LinearProbe, options: argparse.Namespace) -> Embedder:
+    """Load the model that a probe was fitted on, and make sure that it is that."""
+    from sedembed.embedder import load_model
+
+    fitted = probe.model_
+    name: str | None = options.model
+    if name is None:
+        if fitted is None:
+            raise ProbeError(f"{options.probe} was fitted on vectors of an unknown model; name the model by --model")
+        if fitted["version"].startswith("local-"):
+            raise ProbeError(
+                f"{options.probe} was fitted on vectors of the local model {fitted['name']!r} "
+                f"({fitted['version']}); give its directory by --model"
+            )
+        name = f"hf://{fitted['name']}" if fitted["version"].startswith("hub-") else fitted["name"]
+    precision = options.precision or (fitted or {}).get("precision", "float32")
+    model = load_model(name, options.device, precision, local_files_only=options.local_files_only)
+    probe.check_model(model)
+    if model.embedding_size != probe.n_features_in_:
+        raise ProbeError(
+            f"{options.probe} takes vectors of {probe.n_features_in_} numbers, and {name} gives "
+            f"{model.embedding_size}; name the model that it was fitted on"
+        )
+    return model
+
+
+def _embed(probe: LinearProbe, options: argparse.Namespace, temporary: Path) -> EmbeddingStore:
+    """Embed a folder into a store that is kept, or else into a temporary one."""
+    from sedembed.batch.embed_folder import embed_folder
+
+    model = _load(probe, options)
+    if options.store:
+        return embed_folder(options.path, options.store, model)
+    try:
+        return embed_folder(options.path, temporary, model)
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt("interrupted; with --store DIR the same command could be continued") from None
+
+
+def _predict_file(
+    probe: LinearProbe, options: argparse.Namespace
+) -> tuple[Iterator[tuple[str, NDArray[np.float64]]], dict[str, str]]:
+    name, model = options.path.name, _load(probe, options)
+    try:
+        vector = model.embed(options.path)
+    except (SedembedError, OSError) as error:
+        return iter(()), {name: f"{type(error).__name__}: {error}"}
+    return iter([(name, probe.predict_proba(vector[None])[0])]), {}
+
+
+def _predict_store(
+    probe: LinearProbe, store: EmbeddingStore, wanted: set[str] | None, file: Path
+) -> Iterator[tuple[str, NDArray[np.float64]]]:
+    """Probabilities of each row, in the order of paths, on disk until they are asked for."""
+    import numpy as np
+
+    if not len(store):
+        return
+    probabilities = np.memmap(file, np.float64, "w+", shape=(len(store), len(probe.classes_)))
+    for rows, block in store.blocks():
+        probabilities[rows] = probe.predict_proba(block)
+    for path, row in zip(store.paths, probabilities, strict=True):
+        if wanted is None or path in wanted:
+            yield path, row
+
+
+def _write(out: TextIO, classes: Sequence[str], rows: Iterator[tuple[str, NDArray[np.float64]]], as_json: bool) -> int:
+    """Write the probabilities of each path; return how many paths there were."""
+    writer = csv.writer(out, lineterminator="\n")
+    if not as_json:
+        writer.writerow(["path", *classes])
+    count = 0
+    for path, probabilities in rows:
+        shown = [f"{p:.6g}" for p in probabilities.tolist()]
+        if as_json:
+            values = dict(zip(classes, map(float, shown), strict=True))
+            out.write(json.dumps({"path": path, "probabilities": values}, ensure_ascii=False) + "\n")
+        else:
+            writer.writerow([path, *shown])
+        count += 1
+    return count
+
+
+@contextmanager
+def _output(file: Path | None) -> Iterator[TextIO]:
+    """Give standard output, or a file that appears complete or not at all."""
+    if file is None:
+        yield sys.stdout
+        sys.stdout.flush()
+        return
+    from sedembed.store.store import atomic_file
+
+    with atomic_file(file) as opened:
+        text = io.TextIOWrapper(opened, encoding="utf-8", newline="")
+        yield text
+        text.flush()
+        text.detach()
+
+
+@contextmanager
+def _warnings_said() -> Iterator[None]:
+    """Print warnings as sentences, without the line of code that they come from."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.filterwarnings("always", category=UserWarning)
+        try:
+            yield
+        finally:
+            for warning in caught:
+                complain(str(warning.message))

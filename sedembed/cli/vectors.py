@@ -1,0 +1,118 @@
+"""The commands embed, tag, models, convert."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from sedembed.cli.common import GOOD, SOME_FAILED, AddCommand, add_model, complain, load, print_json
+from sedembed.errors import SedembedError
+
+__all__ = ["register"]
+
+
+def register(add: AddCommand) -> None:
+    """Add the commands of this module."""
+    sub = add("embed", _embed, "embed every recording of a folder into a store of vectors")
+    sub.add_argument("folder", metavar="FOLDER", type=Path)
+    sub.add_argument("-o", "--out", required=True, type=Path, help="directory of the store; run again to continue")
+    add_model(sub)
+    sub.add_argument("--frames", action="store_true", help="keep the frame embeddings too")
+    sub.add_argument("--workers", type=int, help="decoder threads (default: by the number of cores)")
+    sub.add_argument("--batch-size", type=int, help="most windows of one batch (default: 16)")
+    sub.add_argument("--json", action="store_true", help="print the summary as JSON")
+
+    sub = add("tag", _tag, "print the strongest sound events of a recording or of each one of a folder")
+    sub.add_argument("path", metavar="FILE|FOLDER", type=Path)
+    sub.add_argument("-k", type=int, default=5, help="events to print (default: 5)")
+    add_model(sub)
+    sub.add_argument("--json", action="store_true", help="one JSON object a line")
+
+    sub = add("models", _models, "list the models and where their weights come from")
+    sub.add_argument("--json", action="store_true", help="print the full records as JSON")
+
+    sub = add("convert", _convert, "turn the authors' TALNet.pt into a model directory, running no code of its pickles")
+    sub.add_argument("checkpoint", metavar="CHECKPOINT", type=Path)
+    sub.add_argument("--normalizer", metavar="PKL", type=Path, help="the normalizer.pkl beside it")
+    sub.add_argument("-o", "--out", metavar="DIR", required=True, type=Path)
+
+
+def _embed(options: argparse.Namespace) -> int:
+    from sedembed.batch.embed_folder import embed_folder
+
+    store = embed_folder(
+        options.folder,
+        options.out,
+        load(options),
+        frames=options.frames,
+        workers=options.workers,
+        batch_size=options.batch_size,
+    )
+    failures = store.failures.to_pylist()
+    for failure in failures:
+        complain(f"{failure['path']}: {failure['error']}: {failure['message']}")
+    summary = {"embedded": len(store), "failed": len(failures), "store": str(options.out)}
+    if options.json:
+        print_json(summary)
+    else:
+        print(f"{len(store)} embedded, {len(failures)} failed; vectors in {options.out}")
+    return SOME_FAILED if failures else GOOD
+
+
+def _tag(options: argparse.Namespace) -> int:
+    from sedembed.batch.embed_folder import list_recordings
+
+    if options.k < 1:
+        raise ValueError(f"-k needs a number of events of at least 1, got {options.k}")
+    model = load(options)
+    folder = options.path if options.path.is_dir() else options.path.parent
+    paths, failed = [options.path.name], 0
+    if options.path.is_dir():
+        listing = list_recordings(folder)
+        paths, failed = listing.files, len(listing.failures)
+        for path, (error, message) in listing.failures.items():
+            complain(f"{path}: {error}: {message}")
+    for path in paths:
+        try:
+            probabilities = model.tag(folder / path)
+        except (SedembedError, OSError) as error:
+            failed += 1
+            complain(f"{path}: {type(error).__name__}: {error}")
+            continue
+        best = probabilities.argsort()[::-1][: options.k]
+        events = [(model.labels[i], round(float(probabilities[i]), 4)) for i in best]
+        if options.json:
+            print_json({"path": path, "events": [{"label": name, "probability": p} for name, p in events]})
+        else:
+            print(f"{path}\t" + ", ".join(f"{name} {p:.2f}" for name, p in events), flush=True)
+    return SOME_FAILED if failed else GOOD
+
+
+def _models(options: argparse.Namespace) -> int:
+    from dataclasses import fields
+
+    from sedembed.models.registry import describe_model, list_models
+
+    records = [describe_model(name) for name in list_models()]
+    if options.json:
+        # Not asdict: it copies by pickling, which a read-only mapping refuses.
+        rows = [{field.name: getattr(record, field.name) for field in fields(record)} for record in records]
+        print_json([{**row, "metrics": dict(row["metrics"])} for row in rows])
+        return GOOD
+    for record in records:
+        print(
+            f"{record.name}  version {record.version}, {record.embedding_size}-D, {record.sample_rate} Hz, "
+            f"{record.parameters / 1e6:.1f} M parameters, {record.bytes / 1e6:.0f} MB, {record.source}, "
+            f"{record.licence}"
+        )
+        print(f"    {record.provenance}")
+        print("    " + ", ".join(f"{name} {value:g}" for name, value in record.metrics.items()))
+    return GOOD
+
+
+def _convert(options: argparse.Namespace) -> int:
+    from sedembed.models.convert import convert_checkpoint
+
+    out = convert_checkpoint(options.checkpoint, options.out, normalizer=options.normalizer)
+    print(f'{out} is ready: sedembed.load_model("{out}")')
+    return GOOD

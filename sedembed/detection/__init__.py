@@ -1,0 +1,1 @@
+"""Sound events with onset and offset."""

@@ -1,0 +1,161 @@
+"""Files of events: CSV, RTTM, Audacity labels and JSON."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import json
+import os
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path, PurePosixPath
+from typing import IO, Protocol
+
+from sedembed.detection.events import Event
+
+__all__ = ["FORMATS", "EventWriter", "atomic_file", "format_of", "open_events", "short_names"]
+
+_SUFFIXES = {".csv": "csv", ".rttm": "rttm", ".txt": "audacity", ".json": "json"}
+
+
+class EventWriter(Protocol):
+    """Writes the events of recordings, one after the other, to an open text file; times with three decimals."""
+
+    def __init__(self, stream: IO[str]) -> None: ...
+
+    def add(self, path: str, name: str, duration: float, events: Sequence[Event]) -> None:
+        """Write the events of a recording: its path, its name as `short_names` gives it, its duration in seconds."""
+
+    def finish(self) -> None:
+        """Write what comes after the last recording."""
+
+
+class _Csv:
+    """Columns ``path,onset,offset,label,probability``."""
+
+    def __init__(self, stream: IO[str]) -> None:
+        self._writer = csv.writer(stream, lineterminator="\n")
+        self._writer.writerow(["path", "onset", "offset", "label", "probability"])
+
+    def add(self, path: str, name: str, duration: float, events: Sequence[Event]) -> None:
+        for event in events:
+            times = (f"{event.onset:.3f}", f"{event.offset:.3f}")
+            self._writer.writerow([path, *times, event.label, f"{event.probability:.3f}"])
+
+    def finish(self) -> None:
+        pass
+
+
+class _Rttm:
+    """NIST's Rich Transcription Time Marked format: ten fields, the sound in that of the speaker.
+
+    ``SPEAKER <name> 1 <onset> <duration> <NA> <NA> <label> <probability> <NA>``. Fields are parted by spaces, so those
+    within a name or a label become underscores.
+    """
+
+    def __init__(self, stream: IO[str]) -> None:
+        self._stream = stream
+
+    def add(self, path: str, name: str, duration: float, events: Sequence[Event]) -> None:
+        for event in events:
+            # Of the rounded times, so that onset and duration add up to the offset of the other formats.
+            seconds = round(event.offset, 3) - round(event.onset, 3)
+            fields = [_word(name), "1", f"{event.onset:.3f}", f"{seconds:.3f}", "<NA>", "<NA>", _word(event.label)]
+            print("SPEAKER", *fields, f"{event.probability:.3f}", "<NA>", file=self._stream)
+
+    def finish(self) -> None:
+        pass
+
+
+class _Audacity:
+    """Label track of one recording: begin, end and text, parted by tabs."""
+
+    def __init__(self, stream: IO[str]) -> None:
+        self._stream = stream
+
+    def add(self, path: str, name: str, duration: float, events: Sequence[Event]) -> None:
+        for event in events:
+            self._stream.write(f"{event.onset:.3f}\t{event.offset:.3f}\t{event.label}\n")
+
+    def finish(self) -> None:
+        pass
+
+
+class _Json:
+    """Array of recordings, one a line: ``path``, ``duration`` and ``events``, each with the columns of the CSV."""
+
+    def __init__(self, stream: IO[str]) -> None:
+        self._stream, self._first = stream, True
+        stream.write("[")
+
+    def add(self, path: str, name: str, duration: float, events: Sequence[Event]) -> None:
+        rows = [
+            {
+                "onset": round(event.onset, 3),
+                "offset": round(event.offset, 3),
+                "label": event.label,
+                "probability": round(event.probability, 3),
+            }
+            for event in events
+        ]
+        recording = {"path": path, "duration": round(duration, 3), "events": rows}
+        self._stream.write(("\n" if self._first else ",\n") + json.dumps(recording, ensure_ascii=False))
+        self._first = False
+
+    def finish(self) -> None:
+        self._stream.write("\n]\n")
+
+
+FORMATS: dict[str, type[EventWriter]] = {"csv": _Csv, "rttm": _Rttm, "audacity": _Audacity, "json": _Json}
+
+
+def format_of(out: Path | None) -> str:
+    """Format that the suffix of a file stands for; CSV without one."""
+    suffix = "" if out is None else out.suffix.lower()
+    if suffix and suffix not in _SUFFIXES:
+        known = ", ".join(f"{suffix} ({name})" for suffix, name in _SUFFIXES.items())
+        raise ValueError(f"the suffix of {out} stands for no format: expected {known}, or give --format")
+    return _SUFFIXES.get(suffix, "csv")
+
+
+def short_names(paths: Sequence[str], *, words: bool = False) -> dict[str, str]:
+    """Name of each recording without its suffix; where two would share a name, all keep their suffixes.
+
+    With `words`, names that differ only in spaces and underscores count as the same, and ValueError is raised where
+    that cannot be helped.
+    """
+    key = _word if words else str
+    short = {path: str(PurePosixPath(path).with_suffix("")) for path in paths}
+    if len({key(name) for name in short.values()}) == len(paths):
+        return short
+    if len({key(path) for path in paths}) < len(paths):
+        twice = [path for path, count in Counter(map(key, paths)).items() if count > 1]
+        raise ValueError(
+            f"RTTM has no spaces in names, so several recordings would be called {twice[0]!r}; rename them or use CSV"
+        )
+    return {path: path for path in paths}
+
+
+def _word(text: str) -> str:
+    return "_".join(text.split()) or "_"
+
+
+@contextlib.contextmanager
+def atomic_file(path: Path) -> Iterator[Path]:
+    """Give the path of a temporary file beside `path` that takes its place once all went well, else is removed."""
+    if path.is_dir():
+        raise IsADirectoryError(f"{path} is a folder; name a file in it")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name[:100]}.{os.getpid()}")
+    try:
+        yield temporary
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def open_events(path: Path) -> Iterator[IO[str]]:
+    """Open a text file that appears whole or not at all."""
+    with atomic_file(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as stream:
+        yield stream

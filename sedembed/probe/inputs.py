@@ -1,0 +1,152 @@
+"""What a probe is given: vectors, where they come from, and labels by name."""
+
+from __future__ import annotations
+
+import math
+import os
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from sklearn.utils.class_weight import compute_class_weight
+from sklearn.utils.validation import _check_sample_weight
+
+from sedembed.metrics import UndefinedMetricError, compute
+from sedembed.probe.features import Rows
+from sedembed.probe.fitting import Labels
+from sedembed.probe.label_table import indicator, read_labels
+from sedembed.store.store import EmbeddingStore
+
+if TYPE_CHECKING:
+    from sedembed.embedder import Embedder
+
+__all__ = [
+    "Named",
+    "Scorer",
+    "check_large",
+    "class_factors",
+    "identity",
+    "is_large",
+    "row_weights",
+    "widened",
+]
+
+
+class Scorer:
+    """A metric of labels and scores."""
+
+    def __init__(self, metric: str) -> None:
+        self.metric = metric
+
+    def __call__(self, labels: Labels, scores: NDArray[np.floating]) -> float:
+        """Score of the decisions `scores` (rows, classes) against the true labels."""
+        if self.metric == "accuracy" and labels.weights.any():
+            return float(np.average(scores.argmax(1) == labels.y, weights=labels.weights))
+        try:
+            return compute(self.metric, labels.y, scores)
+        except UndefinedMetricError:
+            return math.nan
+
+
+class Named:
+    """Labels of some rows of a store, by name."""
+
+    def __init__(self, rows: NDArray[np.int64], y: NDArray[Any], classes: NDArray[np.str_]) -> None:
+        self.rows, self.y, self.classes = rows, y, classes
+
+    @classmethod
+    def read(cls, path: str | os.PathLike[str], store: EmbeddingStore, known: NDArray[Any] | None = None) -> Named:
+        """Read a CSV of labels and align it with the paths of a store."""
+        table = read_labels(path)
+        aligned = table.align(store.paths)
+        if aligned.absent:
+            warnings.warn(
+                f"{path} labels {len(aligned.absent)} paths that have no vector in {store.directory}, such as "
+                f"{aligned.absent[0]!r}; they are left out",
+                UserWarning,
+                stacklevel=4,
+            )
+        multilabel = table.multilabel or known is not None
+        classes = np.array(sorted({name for names in aligned.labels for name in names}), np.str_)
+        if known is not None:
+            classes = known
+        if multilabel:
+            return cls(aligned.rows, indicator(aligned.labels, classes.tolist()), classes)
+        return cls(aligned.rows, np.array([names[0] for names in aligned.labels], np.str_), classes)
+
+
+def identity(vectors: EmbeddingStore | Embedder) -> dict[str, Any]:
+    """Name, version and weights of the model that vectors come from."""
+    from sedembed.batch.embed_folder import describe_run
+
+    if isinstance(vectors, EmbeddingStore):
+        settings, name = vectors.run["settings"], vectors.run["model"]["name"]
+    else:
+        settings, name = describe_run(vectors, Path(), False)["settings"], vectors.record.name
+    return {
+        "name": name,
+        "version": settings["model_version"],
+        "sha256": settings["model_sha256"],
+        "front_end_version": settings["front_end_version"],
+        "precision": settings["precision"],
+    }
+
+
+def is_large(X: Any, max_memory: int) -> bool:
+    """Whether an array is to be read in blocks rather than copied by scikit-learn's checks."""
+    return isinstance(X, np.memmap) or (isinstance(X, np.ndarray) and X.ndim == 2 and X.size * 4 > max_memory)
+
+
+def widened(X: Any) -> Any:
+    """Make float16 float32; scikit-learn would make it float64."""
+    return X.astype(np.float32) if isinstance(X, np.ndarray) and X.dtype == np.float16 else X
+
+
+def check_large(X: NDArray[Any]) -> None:
+    """Check the shape and type of vectors that may not fit into memory."""
+    if X.ndim != 2 or X.dtype.kind != "f":
+        raise ValueError(f"expected vectors of floats of shape (N, D), got {X.dtype} of shape {X.shape}")
+    for places, block in Rows(X).blocks():
+        if not np.isfinite(block).all():
+            row = int(places[~np.isfinite(block).all(1)][0])
+            raise ValueError(f"expected finite vectors, got NaN or infinity in row {row}; leave such rows out")
+
+
+def row_weights(sample_weight: ArrayLike, count: int) -> NDArray[np.float64]:
+    """Check weights of rows."""
+    weights: NDArray[np.float64] = _check_sample_weight(
+        sample_weight, np.empty((count, 1)), dtype=np.float64, ensure_non_negative=True
+    )
+    if not weights.any():
+        raise ValueError("sample_weight is zero for every row; give at least some rows a weight")
+    return weights
+
+
+def class_factors(
+    class_weight: Mapping[Any, float] | str, classes: NDArray[Any], y: NDArray[Any], weights: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """Weight of each class where it is absent and where it is present, (2, C)."""
+    factors = np.ones((2, len(classes)))
+    if not isinstance(class_weight, str):
+        named = dict(class_weight)
+        if y.ndim == 1:
+            factors[1] = compute_class_weight(named, classes=classes, y=classes[y])
+            return factors
+        unknown = set(named) - set(classes.tolist())
+        if unknown:
+            raise ValueError(f"class_weight names {sorted(unknown, key=str)}, which are no classes")
+        factors[1] = [named.get(name, 1.0) for name in classes.tolist()]
+        return factors
+    if class_weight != "balanced":
+        raise ValueError(f'class_weight must be a dict, "balanced" or None, got {class_weight!r}')
+    if y.ndim == 1:
+        present = np.bincount(y, weights, len(classes))
+        factors[1] = weights.sum() / (len(classes) * np.maximum(present, np.finfo(float).tiny))
+        return factors
+    present = weights @ y
+    for row, amount in ((0, weights.sum() - present), (1, present)):
+        factors[row] = np.divide(weights.sum(), 2 * amount, out=np.ones_like(amount), where=amount > 0)
+    return factors

@@ -1,0 +1,383 @@
+"""Write a store: the journal that lets `embed_folder` be killed at any moment and go on.
+
+A file counts as done once its row is in a shard under `embeddings/`; everything else follows from that. Frame vectors
+are put in place just before the shard of their clip, failures are rewritten just before it without the paths it adds,
+and whatever a killed run left half written is swept away by the next one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import sys
+import time
+import uuid
+from collections.abc import Iterable
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from sedembed.errors import StoreError
+from sedembed.store.store import (
+    FAILURES_FILE,
+    FAILURES_SCHEMA,
+    FRAMES,
+    RUN_FILE,
+    SHARDS,
+    atomic_file,
+    cannot_write,
+    frames_schema,
+    list_shards,
+    read_failures,
+    read_run,
+    read_shard,
+    shard_number,
+    shard_schema,
+    sync_directory,
+)
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+if sys.platform != "win32":
+    import fcntl
+
+__all__ = ["FrameRows", "StoreWriter"]
+
+logger = logging.getLogger(__name__)
+
+SHARD_ROWS = 500
+SHARD_SECONDS = 10.0
+# A killed run loses at most a hundredth of its work; a fixed interval would leave a long run in thousands of shards.
+SHARD_SHARE = 0.01
+_FRAME_ROWS = 2048
+_LOCK_FILE = ".lock"
+_OPTIONS: dict[str, Any] = {"compression": "zstd", "use_dictionary": ["path"], "write_page_checksum": True}
+
+
+class FrameRows:
+    """Frame vectors on their way to disk: few stay in memory, many go to a file of their own.
+
+    Parameters
+    ----------
+    directory : Path
+        Where the file goes, under a temporary name.
+    embedding_size : int
+        Length of a vector.
+    """
+
+    def __init__(self, directory: Path, embedding_size: int) -> None:
+        self.partial = directory / f".{uuid.uuid4().hex}.partial"
+        self.held: list[tuple[str, NDArray[np.float64], NDArray[np.float32]]] = []
+        self._schema = frames_schema(embedding_size)
+        self._file: IO[bytes] | None = None
+        self._writer: Any = None
+
+    @property
+    def on_disk(self) -> bool:
+        """Whether there were too many rows to hold."""
+        return self._file is not None
+
+    def add(self, path: str, times: NDArray[np.float64], embeddings: NDArray[np.float32]) -> None:
+        """Take the frames of one window."""
+        self.held.append((path, times, embeddings))
+        if sum(len(times) for _, times, _ in self.held) >= _FRAME_ROWS:
+            self._write()
+
+    def finish(self) -> None:
+        """Write what is held and close the file."""
+        self._write()
+        assert self._file is not None  # after a write
+        try:
+            self._writer.close()
+            self._file.flush()
+            os.fsync(self._file.fileno())
+            self._file.close()
+        except OSError as error:
+            raise cannot_write(self.partial, error) from error
+
+    def discard(self) -> None:
+        """Close and remove the file."""
+        self.held.clear()
+        if self._writer is not None:
+            with contextlib.suppress(pa.ArrowException, OSError, ValueError):
+                self._writer.close()
+            self._writer.is_open = False  # else a close that failed is tried again when it is collected
+        if self._file is not None:
+            with contextlib.suppress(OSError):
+                self._file.close()
+        with contextlib.suppress(OSError):
+            self.partial.unlink(missing_ok=True)
+
+    def _write(self) -> None:
+        try:
+            if self._file is None:
+                self._file = self.partial.open("wb")
+                self._writer = pq.ParquetWriter(self._file, self._schema, **_OPTIONS)
+            if self.held:
+                paths = [path for path, times, _ in self.held for _ in times]
+                times = np.concatenate([times for _, times, _ in self.held])
+                columns = [pa.array(paths, pa.string()), times, _lists([rows for _, _, rows in self.held])]
+                self._writer.write_table(pa.table(columns, schema=self._schema))
+                self.held.clear()
+        except OSError as error:
+            raise cannot_write(self.partial, error) from error
+
+
+class StoreWriter:
+    """A store that is being written; one at a time.
+
+    Parameters
+    ----------
+    directory : Path
+        New, empty, or a store of the same settings, which is continued.
+    run : dict
+        Contents of `run.json`; `settings` and `folder` must be those of the store.
+
+    Attributes
+    ----------
+    done : set of str
+        Paths that had vectors when the store was opened.
+    failures : dict of str to (str, str)
+        Error and message of each failed path.
+
+    Raises
+    ------
+    StoreError
+        If the directory is something else, of other settings, in use, damaged or not writable.
+    """
+
+    def __init__(self, directory: Path, run: dict[str, Any]) -> None:
+        self.directory = directory
+        self._size = int(run["settings"]["embedding_size"])
+        self._with_frames = bool(run["settings"]["frames"])
+        self._open_frames: set[FrameRows] = set()
+        self._rows: list[tuple[str, float, int, int, NDArray[np.float32]]] = []
+        self._staged: list[FrameRows] = []
+        self._changed = False
+        self.done: set[str] = set()
+        self.failures: dict[str, tuple[str, str]] = {}
+        _refuse_foreign(directory)
+        try:
+            directory.mkdir(parents=True, exist_ok=True)
+            _refuse_read_only(directory)
+            self._lock = _take_lock(directory)
+        except OSError as error:
+            raise cannot_write(directory, error) from error
+        try:
+            self._resume(run)
+        except BaseException:
+            self._lock.close()
+            raise
+        self._shared = self.open_frames()
+        self._started = self._committed = time.monotonic()
+
+    def __enter__(self) -> StoreWriter:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for rows in list(self._open_frames):
+            self.drop_frames(rows)
+        with contextlib.suppress(OSError):
+            self._sweep()
+        self._lock.close()
+
+    @property
+    def due(self) -> bool:
+        """Whether enough has come together for a shard."""
+        now = time.monotonic()
+        interval = max(SHARD_SECONDS, SHARD_SHARE * (now - self._started))
+        return len(self._rows) >= SHARD_ROWS or now - self._committed >= interval
+
+    def open_frames(self) -> FrameRows:
+        """Begin the frame vectors of a clip."""
+        rows = FrameRows(self.directory / FRAMES, self._size)
+        self._open_frames.add(rows)
+        return rows
+
+    def drop_frames(self, rows: FrameRows) -> None:
+        """Forget the frame vectors of a clip that failed."""
+        self._open_frames.discard(rows)
+        rows.discard()
+
+    def add(
+        self,
+        path: str,
+        duration: float,
+        sample_rate: int,
+        channels: int,
+        embedding: NDArray[np.float32],
+        frames: FrameRows | None = None,
+    ) -> None:
+        """Take the vectors of one file; they are kept from the next `commit` on."""
+        if frames is not None and frames.on_disk:
+            frames.finish()
+            self._staged.append(frames)
+        elif frames is not None:
+            for piece in frames.held:
+                self._shared.add(*piece)
+            self.drop_frames(frames)
+        self._rows.append((path, duration, sample_rate, channels, embedding))
+        self._changed |= self.failures.pop(path, None) is not None
+
+    def fail(self, path: str, error: str, message: str) -> None:
+        """Record that a file gave no vector; what is not valid UTF-8 is escaped."""
+        path, message = (text.encode(errors="backslashreplace").decode() for text in (path, message))
+        self._changed |= self.failures.get(path) != (error, message)
+        self.failures[path] = (error, message)
+
+    def keep_failures(self, paths: Iterable[str]) -> None:
+        """Forget earlier failures of all other paths: these are gone."""
+        kept = self.failures.keys() & set(paths) if self.failures else self.failures.keys()
+        self._changed |= len(kept) != len(self.failures)
+        self.failures = {path: self.failures[path] for path in kept}
+
+    def commit(self) -> None:
+        """Put on disk what has come together.
+
+        Raises
+        ------
+        StoreError
+            If the disk takes no more. Earlier shards are whole.
+        """
+        if self._rows and self._with_frames:
+            self._place_frames()
+        # Before the shard: a path that has a vector by now is never listed as failed at the same time.
+        if self._changed:
+            entries = [(path, *failure) for path, failure in sorted(self.failures.items())]
+            arrays = [pa.array(column, pa.string()) for column in zip(*entries, strict=True)] or [[], [], []]
+            self._write(self.directory / FAILURES_FILE, pa.table(arrays, schema=FAILURES_SCHEMA))
+            self._changed = False
+        if self._rows:
+            paths, durations, rates, channels, embeddings = zip(*self._rows, strict=True)
+            columns = [paths, durations, rates, channels, _lists([row[None] for row in embeddings])]
+            schema = shard_schema(self._size)
+            arrays = [pa.array(column, field.type) for column, field in zip(columns[:-1], schema, strict=False)]
+            table = pa.table([*arrays, columns[-1]], schema=schema)
+            self._write(self.directory / SHARDS / f"vectors-{self._next:05d}.parquet", table)
+            logger.debug("shard %d: %d files", self._next, len(self._rows))
+            self._next += 1
+            self._rows.clear()
+        self._committed = time.monotonic()
+
+    def _place_frames(self) -> None:
+        if self._shared.held or self._shared.on_disk:
+            self._shared.finish()
+            self._staged.append(self._shared)
+            self._shared = self.open_frames()
+        try:
+            for number, rows in enumerate(self._staged):
+                rows.partial.replace(self.directory / FRAMES / f"frames-{self._next:05d}-{number:05d}.parquet")
+                self._open_frames.discard(rows)
+            sync_directory(self.directory / FRAMES)
+        except OSError as error:
+            raise cannot_write(self.directory / FRAMES, error) from error
+        self._staged.clear()
+
+    @staticmethod
+    def _write(file: Path, table: pa.Table) -> None:
+        # Through memory, so that an error of the disk arrives as it is; shards are small.
+        sink = pa.BufferOutputStream()
+        pq.write_table(table, sink, **_OPTIONS)
+        with atomic_file(file) as opened:
+            opened.write(sink.getvalue())
+
+    def _resume(self, run: dict[str, Any]) -> None:
+        if (self.directory / RUN_FILE).exists():
+            _refuse_others(self.directory, read_run(self.directory), run)
+        else:
+            with atomic_file(self.directory / RUN_FILE) as opened:
+                opened.write(json.dumps(run, indent=2).encode() + b"\n")
+        try:
+            (self.directory / SHARDS).mkdir(exist_ok=True)
+            if self._with_frames:
+                (self.directory / FRAMES).mkdir(exist_ok=True)
+            for directory in (SHARDS, FRAMES):
+                _refuse_read_only(self.directory / directory)
+            self._sweep()
+        except OSError as error:
+            raise cannot_write(self.directory, error) from error
+        shards = list_shards(self.directory)
+        for file in shards:
+            self.done.update(read_shard(file, self._size, ["path"])["path"].to_pylist())
+        self._next = 1 + shard_number(shards[-1]) if shards else 0
+        table = read_failures(self.directory)
+        failures = zip(*(table[name].to_pylist() for name in FAILURES_SCHEMA.names), strict=True)
+        self.failures.update({path: (error, message) for path, error, message in failures})
+
+    def _sweep(self) -> None:
+        """Remove what was left half written, and frames whose clips were not committed."""
+        for directory in (self.directory, self.directory / SHARDS, self.directory / FRAMES):
+            for file in directory.glob(".*.partial"):
+                file.unlink(missing_ok=True)
+        committed = {shard_number(file) for file in list_shards(self.directory)}
+        for file in list_shards(self.directory, FRAMES):
+            if shard_number(file) not in committed:
+                file.unlink(missing_ok=True)
+
+
+def _lists(blocks: list[NDArray[np.float32]]) -> pa.FixedSizeListArray:
+    matrix = np.concatenate(blocks)
+    return pa.FixedSizeListArray.from_arrays(pa.array(matrix.reshape(-1)), matrix.shape[1])
+
+
+def _refuse_foreign(directory: Path) -> None:
+    """Refuse a directory that holds something else than a store."""
+    try:
+        names = {entry.name for entry in directory.iterdir()}
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise cannot_write(directory, error) from error
+    # A run killed before its run.json leaves a lock and a temporary file.
+    others = sorted(name for name in names if name != _LOCK_FILE and not name.endswith(".partial"))
+    if others and RUN_FILE not in names:
+        raise StoreError(
+            f"expected an empty directory or a store at {directory}, found {others[0]!r} and no {RUN_FILE}; "
+            "choose another directory"
+        )
+
+
+def _refuse_others(directory: Path, old: dict[str, Any], new: dict[str, Any]) -> None:
+    """Refuse to mix vectors of different settings, or of two folders."""
+    if old["fingerprint"] != new["fingerprint"]:
+        before, after = old["settings"], new["settings"]
+        differing = [key for key in sorted({*before, *after}) if before.get(key) != after.get(key)] or ["fingerprint"]
+        what = "; ".join(f"{key} is {before.get(key)!r} there and {after.get(key)!r} now" for key in differing)
+        raise StoreError(
+            f"{directory} was made with other settings ({what}); use the same ones, or another output directory"
+        )
+    if old["folder"] != new["folder"]:
+        raise StoreError(
+            f"{directory} holds the vectors of {old['folder']!r}, this run is about {new['folder']!r}; use another "
+            f'output directory or, if the folder has only moved, correct "folder" in {directory / RUN_FILE}'
+        )
+
+
+def _refuse_read_only(directory: Path) -> None:
+    if directory.exists() and not os.access(directory, os.W_OK | os.X_OK):
+        raise StoreError(f"no files can be made in {directory}; change its permissions or choose another directory")
+
+
+def _take_lock(directory: Path) -> IO[str]:
+    """Lock the store until the file is closed or the process ends, however it ends; Windows has no such lock."""
+    file = (directory / _LOCK_FILE).open("a")
+    if sys.platform != "win32":
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.close()
+            raise StoreError(
+                f"another run is writing to {directory}; wait until it ends, or choose another output directory"
+            ) from None
+        except OSError as error:
+            logger.warning("%s cannot be locked (%s): make sure that only one run writes to it", directory, error)
+    return file
