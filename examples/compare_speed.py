@@ -63,11 +63,11 @@ def forward_alone(folder: Path) -> dict[str, float]:
 
     model = sedembed.load_model("talnet")
     waveforms = [load_audio(path, 16_000)[0] for path in sorted(folder.iterdir())]
-    features = [model._features(waveform) for waveform in waveforms]
+    features = [model.runner.features(waveform) for waveform in waveforms]
     with torch.inference_mode():
-        model._run(features[:16])
+        model.runner.run(features[:16])
         started = time.perf_counter()
-        model._run(features)
+        model.runner.run(features)
         wall = time.perf_counter() - started
     return {"wall": wall, "seconds": sum(map(len, waveforms)) / 16_000}
 

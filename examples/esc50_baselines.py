@@ -16,7 +16,6 @@ import numpy as np
 import torch
 
 import sedembed
-from sedembed._evaluation.evaluate import default_normalize
 from sedembed._evaluation.tasks.esc50 import ESC50
 from sedembed.audio.reader import load_audio
 from sedembed.models.frontend import log_mel
@@ -58,7 +57,7 @@ def main() -> None:
     paths, normalize = [clip.path for clip in clips], "standardize+l2"
     if arguments.features == "untrained":
         model = untrained(arguments.model)
-        x, normalize = embed(model, arguments.data, paths), default_normalize(model)
+        x, normalize = embed(model, arguments.data, paths), model.default_normalize
     else:
         x = mean_and_deviation(arguments.data, paths)
     y = np.array([clip.labels[0] for clip in clips])

@@ -24,9 +24,9 @@ from torch import nn
 from torch.nn import functional
 
 import sedembed
-from sedembed._evaluation.evaluate import default_normalize
 from sedembed.audio.reader import load_audio
-from sedembed.models.weights import Network, load_network, resolve
+from sedembed.models.base import Backbone
+from sedembed.models.weights import load_network
 from sedembed.probe.label_table import read_labels
 
 HERE = Path(__file__).parent
@@ -77,7 +77,7 @@ def read_shipped(rate: int) -> tuple[Clips, Clips]:
     return clips.where(~test), clips.where(test)
 
 
-def read_features(network: Network, sounds: Sequence[Path | np.ndarray]) -> list[torch.Tensor]:
+def read_features(network: Backbone, sounds: Sequence[Path | np.ndarray]) -> list[torch.Tensor]:
     """Log-mel features of each sound, shape (frames, 64), from its first seconds."""
     features = []
     for sound in sounds:
@@ -88,7 +88,7 @@ def read_features(network: Network, sounds: Sequence[Path | np.ndarray]) -> list
     return features
 
 
-def embed_batch(network: Network, features: Sequence[torch.Tensor]) -> torch.Tensor:
+def embed_batch(network: Backbone, features: Sequence[torch.Tensor]) -> torch.Tensor:
     """Clip embeddings (batch, size) as `Embedder.embed` gives them, but with gradients."""
     device = network.mean.device
     lengths = torch.tensor([len(item) for item in features], device=device)
@@ -103,7 +103,7 @@ def embed_batch(network: Network, features: Sequence[torch.Tensor]) -> torch.Ten
 
 
 def train(
-    network: Network,
+    network: Backbone,
     head: nn.Module,
     features: Sequence[torch.Tensor],
     targets: np.ndarray,
@@ -145,7 +145,7 @@ def train(
 
 
 def fit_probe(model: sedembed.Embedder, clips: Clips) -> sedembed.LinearProbe:
-    return sedembed.LinearProbe(normalize=default_normalize(model)).fit(
+    return sedembed.LinearProbe(normalize=model.default_normalize).fit(
         model.embed(clips.sounds), clips.labels, groups=clips.groups
     )
 
@@ -181,7 +181,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     truth = np.searchsorted(probe.classes_, held_out.labels)
 
     # `model` keeps its own copy of the network, made for speed; this one has gradients.
-    network, head = load_network(resolve(options.model)), probe.to_torch()
+    network, head = load_network(options.model), probe.to_torch()
     first = share_right(head, before, truth)
     train(
         network,

@@ -11,10 +11,11 @@ from typing import Any
 # Loaded on first use: `import sedembed` must not cost what torch costs.
 _PUBLIC = {
     "AudioError": "sedembed.errors",
+    "Backbone": "sedembed.models.base",
     "EmbeddingStore": "sedembed.store.store",
     "Embedder": "sedembed.embedder",
     "Event": "sedembed.detection.events",
-    "Frames": "sedembed.embedder",
+    "Frames": "sedembed.types",
     "LinearProbe": "sedembed.probe.probe",
     "ModelRecord": "sedembed.models.registry",
     "SedembedError": "sedembed.errors",
@@ -22,8 +23,10 @@ _PUBLIC = {
     "embed": "sedembed.embedder",
     "embed_folder": "sedembed.batch.embed_folder",
     "list_models": "sedembed.models.registry",
+    "load_network": "sedembed.models.weights",
     "load_model": "sedembed.embedder",
     "open_store": "sedembed.store.store",
+    "register_model": "sedembed.models.registry",
     "save_pretrained": "sedembed.models.weights",
 }
 
@@ -40,4 +43,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted([*globals(), *_PUBLIC])
+    return list(__all__)

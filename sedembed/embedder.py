@@ -4,53 +4,28 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar, get_args
+from contextlib import nullcontext
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 
-from sedembed.audio.reader import AudioReader, as_clips, as_waveform, check_sample_rate, is_several, resample_blocks
+from sedembed.audio.reader import is_several
 from sedembed.detection.detect import detect, detect_blocks
 from sedembed.detection.events import DEFAULT_THRESHOLD, Event, EventRules
-from sedembed.engine.windows import WINDOW_SECONDS, ClipSum, WindowResult, iter_windows, plan_batches
-from sedembed.errors import AudioError, InvalidWaveformError
-from sedembed.labels import load_labels
-from sedembed.models import talnet, weanet
-from sedembed.models.weanet import WEANet
-from sedembed.models.weights import Network, load_network, resolve
+from sedembed.engine.inputs import clip_blocks, list_clips, naming_clip, stream_blocks
+from sedembed.engine.runner import Runner
+from sedembed.engine.windows import ClipSum
+from sedembed.errors import InvalidWaveformError
+from sedembed.models.base import Backbone
+from sedembed.models.registry import ModelRecord
+from sedembed.models.weights import describe_network, load_network, resolve
+from sedembed.types import AudioInput, Frames, Normalize, Precision
 
-if TYPE_CHECKING:
-    from sedembed.models.registry import ModelRecord
+__all__ = ["Embedder", "embed", "load_model"]
 
-__all__ = ["Embedder", "Frames", "Precision", "embed", "load_model"]
-
-Precision = Literal["float32", "bfloat16"]
-AudioInput = Any  # a path, an array-like, a tensor, or a list of these: `sedembed.audio.reader` tells them apart
-
-MAX_BATCH = 16
 _BUFFERED_WINDOWS = 64
-
-_T = TypeVar("_T")
-
-
-class Frames(NamedTuple):
-    """Frame embeddings of a clip or of one window of a stream.
-
-    Attributes
-    ----------
-    embeddings : ndarray of float32, shape (frames, embedding size)
-        One vector a frame, as the network gives it: of no certain length, also where clip embeddings are of unit
-        length. A frame of TALNet stands for 0.1 s; one of WEANet spans 0.96 s and begins 0.32 s after
-        the one before.
-    times : ndarray of float64, shape (frames,)
-        Centre of each frame in seconds from the start of the clip.
-    """
-
-    embeddings: NDArray[np.float32]
-    times: NDArray[np.float64]
 
 
 class Embedder:
@@ -58,15 +33,20 @@ class Embedder:
 
     Parameters
     ----------
-    network : TALNet or WEANet
-        The trained network; left unchanged.
-    record : ModelRecord
-        What the weights are and where they come from.
+    network : Backbone
+        The trained network; left unchanged. `load_network` gives one.
+    record : ModelRecord, optional
+        What the weights are and where they come from; by default a record of an unsaved network.
     device : str or torch.device, optional
         Where the network runs; by default the first CUDA device, else the CPU.
     precision : {"float32", "bfloat16"}
         Arithmetic of the convolutions. The front end, the recurrent layer of TALNet and the layers of WEANet that
         give probabilities always run in float32.
+
+    Attributes
+    ----------
+    runner : Runner
+        The network made ready on its device; for the library's own use.
 
     Raises
     ------
@@ -76,71 +56,63 @@ class Embedder:
 
     def __init__(
         self,
-        network: Network,
-        record: ModelRecord,
+        network: Backbone,
+        record: ModelRecord | None = None,
         *,
         device: str | torch.device | None = None,
         precision: Precision = "float32",
     ) -> None:
-        if precision not in get_args(Precision):
-            raise ValueError(f"precision must be one of {', '.join(get_args(Precision))}, got {precision!r}")
-        self._device = _pick_device(device)
-        self._precision = precision
-        self._record = record
-        self._labels = (
-            load_labels() if network.config.classes == 527 else tuple(map(str, range(network.config.classes)))
-        )
-        convolutions = torch.bfloat16 if precision == "bfloat16" else torch.float32
-        self._network: Network
-        if isinstance(network, WEANet):
-            self._network = weanet.prepare(network, self._device, convolutions)
-        else:
-            self._network = talnet.prepare(network, self._device, convolutions)
+        self.runner = Runner(network, describe_network(network) if record is None else record, device, precision)
 
     def __repr__(self) -> str:
-        return f"Embedder({self._record.name!r}, device={str(self._device)!r}, precision={self._precision!r})"
+        return f"Embedder({self.record.name!r}, device={str(self.device)!r}, precision={self.precision!r})"
 
     @property
     def sample_rate(self) -> int:
         """Sampling rate of the front end in Hz; other rates are resampled to it."""
-        return self._network.sample_rate
+        return self.runner.network.sample_rate
 
     @property
     def embedding_size(self) -> int:
         """Length of an embedding."""
-        return self._network.embedding_size
+        return self.runner.network.embedding_size
 
     @property
     def frame_rate(self) -> float:
         """Frame embeddings per second, in Hz."""
-        return self._network.frame_rate
+        return self.runner.network.frame_rate
 
     @property
     def labels(self) -> tuple[str, ...]:
         """Names of the sound events, in the order of `tag`."""
-        return self._labels
+        return self.runner.network.labels
 
     @property
     def device(self) -> torch.device:
         """Where the network runs."""
-        return self._device
+        return self.runner.device
 
     @property
     def precision(self) -> str:
         """Arithmetic of the convolutions."""
-        return self._precision
+        return self.runner.precision
+
+    @property
+    def default_normalize(self) -> Normalize:
+        """What `LinearProbe` does to these embeddings before its classifier, as the paper does for this network."""
+        return self.runner.network.default_normalize
 
     @property
     def record(self) -> ModelRecord:
         """Source, version, licence, sha256 and measured figures of the weights."""
-        return self._record
+        return self.runner.record
 
     def embed(self, x: AudioInput, sample_rate: int | None = None) -> NDArray[np.float32]:
         """Clip embeddings: the frame embeddings pooled over time.
 
         TALNet averages them; standardising and scaling to unit length, which the paper does next, belong to
         `LinearProbe`. WEANet averages them or takes the maximum of each dimension, as its configuration says, and
-        scales the result to unit length; that of a sound to which no unit of the network answers stays zero.
+        scales the result to unit length. An all-zero embedding is returned as zeros.
 
         Parameters
         ----------
@@ -211,7 +183,7 @@ class Embedder:
                 "embed_frames takes one clip, a path or a 1-D array, because clips differ in length; got several: "
                 "call it once for each"
             )
-        windows = list(self._stream(self._windows(x, sample_rate)))
+        windows = list(self.runner.stream(self._windows(x, sample_rate)))
         return Frames(
             np.concatenate([window.embeddings for window in windows]),
             np.concatenate([window.times for window in windows]),
@@ -238,7 +210,8 @@ class Embedder:
         InvalidWaveformError
             For a block that breaks the rules of `embed`, or a stream without samples.
         """
-        return self._stream(iter_windows(self._incoming(blocks, sample_rate), *self._window_sizes))
+        incoming = stream_blocks(blocks, sample_rate, self.sample_rate)
+        return self.runner.stream(self.runner.windows(incoming))
 
     def detect(
         self,
@@ -251,7 +224,7 @@ class Embedder:
         min_duration: float = 0.0,
         max_gap: float = 0.2,
     ) -> list[Any]:
-        """Sound events with their begin and end.
+        """Sound events with onset and offset.
 
         The probability of each sound in each frame is median-filtered; frames from the threshold on are active; runs
         of active frames are events; events of a sound with short gaps between them become one; what is then too short
@@ -297,12 +270,12 @@ class Embedder:
         """
         rules = EventRules.check(self.labels, self.frame_rate, threshold, labels, median, min_duration, max_gap)
         if not is_several(x):
-            return detect(self, x, sample_rate, rules)[0]
-        clips = _several(x)
+            return detect(self.runner, clip_blocks(x, sample_rate, self.sample_rate), rules)[0]
+        clips = list_clips(x)
         events = []
         for index, clip in enumerate(clips):
-            with _clip_named(index, len(clips)):
-                events.append(detect(self, clip, sample_rate, rules)[0])
+            with naming_clip(index, len(clips)):
+                events.append(detect(self.runner, clip_blocks(clip, sample_rate, self.sample_rate), rules)[0])
         return events
 
     def detect_stream(
@@ -338,102 +311,13 @@ class Embedder:
             As for `detect`.
         """
         rules = EventRules.check(self.labels, self.frame_rate, threshold, labels, median, min_duration, max_gap)
-        pieces = detect_blocks(self, self._incoming(blocks, sample_rate), rules)
+        pieces = detect_blocks(self.runner, stream_blocks(blocks, sample_rate, self.sample_rate), rules)
         return (event for events, _ in pieces for event in events)
-
-    # --- shared with embed_folder ----------------------------------------------------------------------------------
-
-    @property
-    def _window_sizes(self) -> tuple[int, int]:
-        """Length of a window and shortest input, in samples."""
-        return round(WINDOW_SECONDS * self.sample_rate), self._network.min_samples
-
-    @property
-    def _max_batch_frames(self) -> int:
-        """Most feature frames, padding included, of a batch of MAX_BATCH windows."""
-        return self._network.max_batch_frames
-
-    def _clip_sum(self) -> ClipSum:
-        """Empty sum that makes a clip's embedding and probabilities as this network does."""
-        network = self._network
-        return ClipSum(network.pools_by_maximum, network.embedding_maximum, network.unit_length)
-
-    def _features(self, window: NDArray[np.float32]) -> torch.Tensor:
-        """Front end of one window on the CPU; safe to call from several threads."""
-        with torch.inference_mode():
-            return self._network.features(torch.from_numpy(window))
-
-    def _run(
-        self, features: Sequence[torch.Tensor], probabilities: bool = False, max_items: int = MAX_BATCH
-    ) -> list[WindowResult]:
-        """Run windows through the network in batches of similar length; results in the order given."""
-        results: list[WindowResult | None] = [None] * len(features)
-        max_frames = self._max_batch_frames * max_items // MAX_BATCH
-        for batch in plan_batches([len(item) for item in features], max_items, max_frames):
-            for index, result in zip(batch, self._run_batch([features[i] for i in batch], probabilities), strict=True):
-                results[index] = result
-        return [result for result in results if result is not None]
-
-    @torch.inference_mode()
-    def _run_batch(self, features: Sequence[torch.Tensor], probabilities: bool) -> list[WindowResult]:
-        lengths = [len(item) for item in features]
-        equal = min(lengths) == max(lengths)
-        padded = torch.nn.utils.rnn.pad_sequence(list(features), batch_first=True).to(self._device)
-        # TF32 would make CUDA differ from the CPU in the third digit.
-        with torch.backends.cudnn.flags(allow_tf32=False):
-            output = self._network(padded, None if equal else torch.tensor(lengths, device=self._device))
-            terms = self._network.pool_terms(output) if probabilities else None
-        frames = output.frames.cpu().numpy()
-        valid = [frames.shape[1]] * len(features) if output.lengths is None else output.lengths.tolist()
-        if terms is None:
-            return [WindowResult(frames[i, :n]) for i, n in enumerate(valid)]
-        numerators, denominators = (term.double().cpu().numpy() for term in terms)
-        return [WindowResult(frames[i, :n], (numerators[i], denominators[i])) for i, n in enumerate(valid)]
-
-    def _frame_times(self, frames: int, start: float) -> NDArray[np.float64]:
-        return start + self._network.first_frame_time + np.arange(frames) / self.frame_rate
-
-    @torch.inference_mode()
-    def _frame_probabilities(self, features: torch.Tensor) -> NDArray[np.float32]:
-        """Probability of each event in each frame of one window, (frames, classes)."""
-        with torch.backends.cudnn.flags(allow_tf32=False):
-            return np.asarray(self._network(features[None].to(self._device)).probabilities[0].float().cpu())
 
     # --- clips -----------------------------------------------------------------------------------------------------
 
-    def _blocks(self, clip: AudioInput, sample_rate: int | None) -> Iterator[NDArray[np.float32]]:
-        if isinstance(clip, (str, os.PathLike)):
-            if sample_rate is not None:
-                raise InvalidWaveformError(
-                    f"sample_rate={sample_rate} was given with the path {os.fspath(clip)!r}; a file knows its own "
-                    "rate: leave sample_rate out"
-                )
-            with AudioReader(Path(clip), sample_rate=self.sample_rate) as reader:
-                yield from reader.blocks()
-            return
-        waveform = as_waveform(clip)
-        rate = self.sample_rate if sample_rate is None else check_sample_rate(sample_rate)
-        yield from resample_blocks([waveform], rate, self.sample_rate)
-
-    def _incoming(self, blocks: Iterable[ArrayLike], sample_rate: int) -> Iterator[NDArray[np.float32]]:
-        rate = check_sample_rate(sample_rate)
-        checked = (as_waveform(block) for block in blocks if np.size(block))
-        empty = True
-        for block in resample_blocks(checked, rate, self.sample_rate):
-            empty = False
-            yield block
-        if empty:
-            raise InvalidWaveformError(
-                "expected at least one sample in the stream, got none: check where it comes from"
-            )
-
     def _windows(self, clip: AudioInput, sample_rate: int | None) -> Iterator[NDArray[np.float32]]:
-        return iter_windows(self._blocks(clip, sample_rate), *self._window_sizes)
-
-    def _stream(self, windows: Iterable[NDArray[np.float32]]) -> Iterator[Frames]:
-        for number, window in enumerate(windows):
-            embeddings = self._run([self._features(window)])[0].frames
-            yield Frames(embeddings, self._frame_times(len(embeddings), number * WINDOW_SECONDS))
+        return self.runner.windows(clip_blocks(clip, sample_rate, self.sample_rate))
 
     def _map(
         self,
@@ -445,56 +329,29 @@ class Embedder:
     ) -> NDArray[np.float32]:
         if not is_several(x):
             return take(next(self._sums([x], sample_rate, probabilities, numbered=False)))
-        clips = _several(x)
+        clips = list_clips(x)
         return np.stack([take(clip) for clip in self._sums(clips, sample_rate, probabilities, numbered=True)])
 
     def _sums(
         self, clips: Sequence[AudioInput], sample_rate: int | None, probabilities: bool, *, numbered: bool
     ) -> Iterator[ClipSum]:
-        sums = [self._clip_sum() for _ in clips]
+        sums = [self.runner.new_sum() for _ in clips]
         pending: list[tuple[int, torch.Tensor]] = []
 
         def flush() -> None:
-            for (index, _), result in zip(pending, self._run([f for _, f in pending], probabilities), strict=True):
+            results = self.runner.run([features for _, features in pending], probabilities=probabilities)
+            for (index, _), result in zip(pending, results, strict=True):
                 sums[index].add(result)
             pending.clear()
 
         for index, clip in enumerate(clips):
-            with _clip_named(index, len(clips)) if numbered else nullcontext():
+            with naming_clip(index, len(clips)) if numbered else nullcontext():
                 for window in self._windows(clip, sample_rate):
-                    pending.append((index, self._features(window)))
+                    pending.append((index, self.runner.features(window)))
                     if len(pending) >= _BUFFERED_WINDOWS:
                         flush()
         flush()
         yield from sums
-
-
-def _several(x: AudioInput) -> list[Any]:
-    clips = as_clips(x)
-    if not clips:
-        raise InvalidWaveformError("expected at least one clip, got an empty list")
-    return clips
-
-
-@contextmanager
-def _clip_named(index: int, clips: int) -> Iterator[None]:
-    """Say in the errors of a clip which one it is."""
-    try:
-        yield
-    except AudioError as error:
-        raise type(error)(f"clip {index} of {clips}: {error}") from error
-
-
-def _pick_device(device: str | torch.device | None) -> torch.device:
-    if device is None:
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        picked = torch.device(device)
-    except RuntimeError as error:
-        raise ValueError(f"expected a device such as 'cpu' or 'cuda:0', got {device!r}") from error
-    if picked.type == "cuda" and not torch.cuda.is_available():
-        raise ValueError(f"device {device!r} was asked for, but PyTorch sees no CUDA device here; use device='cpu'")
-    return picked
 
 
 def load_model(

@@ -116,7 +116,10 @@ class TestWindows:
         wave = noise(70)
         with torch.inference_mode():
             p = torch.cat(
-                [model._network(model._features(part)[None]).probabilities[0] for part in np.split(wave, [60 * RATE])]
+                [
+                    model.runner.network(model.runner.features(part)[None]).probabilities[0]
+                    for part in np.split(wave, [60 * RATE])
+                ]
             ).double()
         assert_same(model.tag(wave), ((p**2).sum(0) / p.sum(0)).numpy())
 

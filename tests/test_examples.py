@@ -111,7 +111,7 @@ class TestFinetune:
     ):
         rng = np.random.default_rng(0)
         sounds = [rng.normal(0, 0.1, length).astype(np.float32) for length in (9_000, 14_000, 700)]
-        network = finetune.load_network(finetune.resolve(untrained_model_dir))
+        network = finetune.load_network(untrained_model_dir)
         embeddings = finetune.embed_batch(network, finetune.read_features(network, sounds))
         np.testing.assert_allclose(embeddings.detach().numpy(), untrained_embedder.embed(sounds), atol=2e-5)
         embeddings[0, 0].backward()
@@ -145,8 +145,8 @@ class TestFinetune:
         assert printed.count("network") >= 3
         assert (untrained_model_dir / "model.safetensors").read_bytes() == before
 
-        old = finetune.load_network(finetune.resolve(untrained_model_dir)).state_dict()
-        new = finetune.load_network(finetune.resolve(tmp_path / "model")).state_dict()
+        old = finetune.load_network(untrained_model_dir).state_dict()
+        new = finetune.load_network(tmp_path / "model").state_dict()
         assert all(not torch.equal(old[f"conv{i}.conv.weight"], new[f"conv{i}.conv.weight"]) for i in range(1, 11))
         assert torch.equal(old["conv5.bn.running_mean"], new["conv5.bn.running_mean"])
         assert torch.equal(old["fc_prob.weight"], new["fc_prob.weight"])

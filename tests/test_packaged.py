@@ -73,7 +73,7 @@ def test_embeddings_are_those_of_this_version(model):
 
 
 def test_records_are_those_of_the_networks(model):
-    record, network = model.record, model._network
+    record, network = model.record, model.runner.network
     assert (record.embedding_size, record.frame_rate) == (model.embedding_size, model.frame_rate)
     assert (record.sample_rate, record.min_samples) == (model.sample_rate, network.min_samples)
     assert len(model.labels) == record.classes == 527

@@ -192,9 +192,10 @@ def by_tag(store: EmbeddingStore, rows: NDArray[np.int64], model: Embedder) -> G
     Grouping or None
         None if the embeddings do not feed the last layer of the network.
     """
-    layer = getattr(model._network, "fc_prob", None)
-    if layer is None or getattr(layer, "in_features", None) != store.embedding_size:
+    network = model.runner.network
+    if not network.embedding_feeds_events or network.embedding_size != store.embedding_size:
         return None
+    layer = network.event_layer
     weight, bias = (value.detach().cpu().double().numpy() for value in (layer.weight, layer.bias))
     best = np.empty(len(rows), np.int64)
     for places, block in sampled_blocks(store, rows):

@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sedembed.detection.detect import hear
+from sedembed.detection.detect import run_windows
 from sedembed.detection.events import Event, EventDetector, EventRules, sort_events
 from sedembed.detection.formats import atomic_file
+from sedembed.engine.inputs import clip_blocks
 from sedembed.models.frontend import FRAME_RATE, SAMPLE_RATE
 
 if TYPE_CHECKING:
@@ -129,13 +130,13 @@ def read_timeline(model: Embedder, path: str | os.PathLike[str], rules: EventRul
         As for `Embedder.embed`.
     """
     detector = EventDetector(rules)
-    feature_step = 1 / model._network.feature_rate
-    spectrogram = Columns(model._network.n_mels, _COLUMNS)
+    feature_step = 1 / model.runner.network.feature_rate
+    spectrogram = Columns(model.runner.network.n_mels, _COLUMNS)
     probabilities = Columns(len(rules.labels), _COLUMNS, maximum=True)
     events: list[Event] = []
     start: float | None = None
     duration = 0.0
-    for heard in hear(model, model._blocks(path, None)):
+    for heard in run_windows(model.runner, clip_blocks(path, None, model.sample_rate)):
         start = heard.start if start is None else start
         spectrogram.add(10.0 ** (heard.features / 10.0))
         probabilities.add(heard.probabilities[:, rules.classes])

@@ -11,7 +11,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sedembed.errors import AudioError, ProbeError, StoreError
-from sedembed.models.talnet import TALNet
 
 if TYPE_CHECKING:
     from sedembed.embedder import Embedder
@@ -141,14 +140,14 @@ def event_rows(embedder: Embedder) -> EventRows:
     ProbeError
         For a network whose embedding does not feed its event layer; `estimate_event_rows` serves it.
     """
-    network = embedder._network
-    if not isinstance(network, TALNet):
+    network = embedder.runner.network
+    if not network.embedding_feeds_events:
         raise ProbeError(
             f"the embedding of a {type(network).__name__} does not feed its event layer, so the layer has no rows in "
             "the space of the probe; give --store STORE, a store of this model whose recordings are still in place, "
             "and the rows are estimated from them"
         )
-    return EventRows(embedder.labels, network.fc_prob.weight.detach().cpu().double().numpy())
+    return EventRows(embedder.labels, network.event_layer.weight.detach().cpu().double().numpy())
 
 
 def estimate_event_rows(
@@ -178,9 +177,9 @@ def estimate_event_rows(
     from sklearn.linear_model import RidgeCV
     from tqdm import tqdm
 
-    from sedembed.batch.embed_folder import _hash_network
+    from sedembed.engine.provenance import sha256_of_model
 
-    here, made_with = embedder.record.sha256 or _hash_network(embedder), store.run["settings"]["model_sha256"]
+    here, made_with = sha256_of_model(embedder.runner), store.run["settings"]["model_sha256"]
     if made_with != here:
         raise StoreError(
             f"{store.directory} holds vectors of other weights (sha256 {made_with[:12]}) than those of "

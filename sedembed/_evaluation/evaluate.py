@@ -17,7 +17,7 @@ import time
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, cast, get_args
+from typing import TYPE_CHECKING, Any, cast, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,16 +26,16 @@ from sedembed import __version__
 from sedembed._evaluation.fits import Fit, Problem, name_some, run_rounds
 from sedembed._evaluation.tasks.base import Clip, Contents, Task
 from sedembed.errors import DatasetError
+from sedembed.types import Normalize
 
 if TYPE_CHECKING:
     from sedembed.embedder import Embedder
     from sedembed.store.store import EmbeddingStore
 
-__all__ = ["Normalize", "default_normalize", "evaluate", "find_data", "find_task", "list_tasks"]
+__all__ = ["Normalize", "evaluate", "find_data", "find_task", "list_tasks"]
 
 logger = logging.getLogger(__name__)
 
-Normalize = Literal["standardize+l2", "l2", "none"]
 
 # Module and class of each task, opened when it is asked for; the order is that of every list and table.
 _TASKS: dict[str, str] = {
@@ -106,11 +106,6 @@ def find_data(task: Task, root: Path) -> tuple[Path | None, list[str]]:
     return next((there[_bare(name)] for name in names if _bare(name) in there), None), names
 
 
-def default_normalize(model: Embedder) -> Normalize:
-    """Normalisation before the classifier in the paper: L2 for WEANet, else standardise, then L2."""
-    return "l2" if model.record.architecture == "weanet" else "standardize+l2"
-
-
 def evaluate(
     task: Task,
     data: str | os.PathLike[str],
@@ -146,7 +141,7 @@ def evaluate(
         Fits of each round, with other inner splits. Rounds whose validation clips or inner folds the protocol fixes
         are fitted once, for nothing in them is drawn.
     normalize : {"standardize+l2", "l2", "none"}, optional
-        What comes before the classifier; by default `default_normalize`.
+        What comes before the classifier; by default what the paper does for the network.
     progress : bool, optional
         Show progress bars; by default if stderr is a terminal.
     workers, batch_size
@@ -221,7 +216,7 @@ def evaluate(
         raise _unreadable(task, failures, store)
     if not clips:
         raise task.refuse(data, "none of its recordings can be read; fetch them again")
-    chain = normalize or default_normalize(model)
+    chain = normalize or model.default_normalize
     problem = Problem(task, clips, classes, embedded, own, chain, str(model.device), progress)
     fits = run_rounds(problem, task.rounds(clips), repeats, notes)
     missing = len(contents.missing) + len(failures)

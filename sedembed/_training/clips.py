@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from sedembed._evaluation.tasks.audioset import AudioSet
 from sedembed._evaluation.tasks.base import Clip
 from sedembed.errors import DatasetError
-from sedembed.labels import load_labels
+from sedembed.models.labels import load_labels
 
 __all__ = ["ClipSet", "check_share", "choose_part", "hold_out", "read_audioset", "read_audioset_parts"]
 

@@ -10,7 +10,6 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +23,7 @@ from sedembed._training.distributed import current_processes
 from sedembed._training.settings import Network
 from sedembed.audio.reader import load_audio
 from sedembed.errors import AudioError, DatasetError
-from sedembed.models.frontend import FLOOR, FRAME_RATE, TALNET, Spectrogram
-from sedembed.models.talnet import TALNet
+from sedembed.models.frontend import FLOOR, Spectrogram
 
 __all__ = [
     "FeatureStore",
@@ -117,7 +115,7 @@ class FeatureStore:
             If the disk takes no more.
         """
         workers = default_workers() if workers is None else workers
-        spectrogram = TALNET if isinstance(network, TALNet) else network.config.spectrogram
+        spectrogram = network.spectrogram
         compute = _Front(network, clips)
         front_end = describe_front_end(network)
         failures: dict[int, tuple[str, str]] = {}
@@ -205,7 +203,7 @@ def default_workers() -> int:
 
 def feature_rate(network: Network) -> float:
     """Feature frames per second."""
-    return FRAME_RATE if isinstance(network, TALNet) else network.feature_rate
+    return network.feature_rate
 
 
 def count_frames(network: Network, seconds: float) -> int:
@@ -221,15 +219,7 @@ def silence_under(features: NDArray[np.float32], spectrogram: Spectrogram) -> fl
 
 def describe_front_end(network: Network) -> dict[str, Any]:
     """All that features depend on but the sound."""
-    if isinstance(network, TALNet):
-        return {"network": "talnet", "min_samples": network.min_samples, **asdict(TALNET)}
-    config = network.config
-    return {
-        "network": "weanet",
-        "min_samples": network.min_samples,
-        "multiple": config.segment_hop,
-        **asdict(config.spectrogram),
-    }
+    return network.describe_front_end()
 
 
 @contextmanager

@@ -413,7 +413,7 @@ class Classifier(nn.Module):
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
         """(batch, frames, 64) → (batch, classes)."""
-        return self.network.pool(self.network.forward_normalised(features))  # type: ignore[arg-type]
+        return self.network.pool(self.network.forward_normalised(features))
 
 
 class _FullLinear(nn.Linear):

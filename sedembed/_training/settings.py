@@ -10,7 +10,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal, TypeAlias, TypeVar, get_args
 
-from sedembed.models.talnet import TALNet, TALNetConfig
+from sedembed.models.base import Backbone
+from sedembed.models.talnet import TALNet, TALNetConfig, packaged_normalizer
 from sedembed.models.weanet import WEANet, WEANetConfig
 
 __all__ = ["Network", "TrainConfig", "make_settings", "packaged_normalizer"]
@@ -19,7 +20,7 @@ ModelName = Literal["talnet", "weanet"]
 Precision = Literal["float32", "bfloat16", "float16", "float64"]
 Normalization = Literal["default", "measured"]
 Validation = Literal["held-out", "eval", "none"]
-Network: TypeAlias = TALNet | WEANet
+Network: TypeAlias = Backbone
 
 _Settings = TypeVar("_Settings")
 
@@ -289,14 +290,6 @@ def make_settings(kind: type[_Settings], values: Mapping[str, Any], where: str) 
         return kind(**values)
     except ValueError as error:
         raise ValueError(f"{where}: {error}") from error
-
-
-def packaged_normalizer() -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and standard deviation of TALNet's features over the authors' AudioSet training set, 64 numbers each, dB."""
-    from importlib.resources import files
-
-    numbers = json.loads(files("sedembed.models").joinpath("talnet_normalizer.json").read_text(encoding="utf-8"))
-    return tuple(numbers["mu"]), tuple(numbers["sigma"])
 
 
 def _is_number(value: Any) -> bool:

@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 import errno
-import hashlib
-import importlib.metadata
-import json
 import logging
 import os
-import platform
 import signal
 import threading
 import time
@@ -17,25 +13,25 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import Any, TextIO
+from typing import TextIO
 
 import numpy as np
 from tqdm import tqdm
 
-from sedembed import __version__
 from sedembed.audio.reader import AUDIO_EXTENSIONS
 from sedembed.batch.readers import ReaderPool, Source, Step, current_source
-from sedembed.embedder import MAX_BATCH, Embedder, Precision, load_model
+from sedembed.embedder import Embedder, load_model
+from sedembed.engine.provenance import describe_run
+from sedembed.engine.runner import MAX_BATCH, Runner
 from sedembed.engine.windows import WINDOW_SECONDS, ClipSum
-from sedembed.store.store import FORMAT_VERSION, EmbeddingStore, open_store
+from sedembed.store.store import EmbeddingStore, open_store
 from sedembed.store.writer import FrameRows, StoreWriter
+from sedembed.types import Precision
 
-__all__ = ["Listing", "describe_run", "embed_files", "embed_folder", "list_recordings"]
+__all__ = ["Listing", "embed_files", "embed_folder", "list_recordings"]
 
 logger = logging.getLogger(__name__)
 
-# To be raised by whatever changes vectors without changing weights: reading, resampling, windows, log-mel.
-FRONT_END_VERSION = 1
 # Batches looked at together to group windows of similar length.
 _BATCHES_AHEAD = 4
 
@@ -197,7 +193,7 @@ def _embed_listing(
 ) -> EmbeddingStore:
     """Embed what is listed and not yet done; the arguments have been checked."""
     batch_size = MAX_BATCH if batch_size is None else int(batch_size)
-    with StoreWriter(out, describe_run(model, folder, frames)) as writer:
+    with StoreWriter(out, describe_run(model.runner, folder, frames=frames)) as writer:
         writer.keep_failures(listing.files)
         for path, (error, message) in listing.failures.items():
             writer.fail(path, error, message)
@@ -214,15 +210,15 @@ def _embed_listing(
             pool = ReaderPool(
                 folder,
                 paths,
-                model._features,
+                model.runner.features,
                 sample_rate=model.sample_rate,
-                window_sizes=model._window_sizes,
+                cut=model.runner.windows,
                 workers=workers or min(8, max(2, os.cpu_count() or 2)),
-                ahead=_BATCHES_AHEAD * batch_size * model._max_batch_frames // MAX_BATCH,
+                ahead=_BATCHES_AHEAD * batch_size * model.runner.max_batch_frames // MAX_BATCH,
                 timeout=timeout,
             )
             try:
-                run = _Run(model, writer, batch_size, frames, bar)
+                run = _Run(model.runner, writer, batch_size, frames, bar)
                 while pool.left and not interrupted.is_set():
                     run.process(pool.take(_BATCHES_AHEAD * batch_size, pool.queue.maxsize))
                     if writer.due:
@@ -252,8 +248,8 @@ class _Clip:
 class _Run:
     """What the main thread does with the windows that the decoders hand in."""
 
-    def __init__(self, model: Embedder, writer: StoreWriter, batch_size: int, frames: bool, bar: tqdm) -> None:
-        self._model, self._writer, self._batch_size, self._frames, self._bar = model, writer, batch_size, frames, bar
+    def __init__(self, runner: Runner, writer: StoreWriter, batch_size: int, frames: bool, bar: tqdm) -> None:
+        self._runner, self._writer, self._batch_size, self._frames, self._bar = runner, writer, batch_size, frames, bar
         self._clips: dict[Source, _Clip] = {}
         self._seconds, self._started = 0.0, time.monotonic()
 
@@ -262,16 +258,16 @@ class _Run:
         windows = [
             (step.source, step.features) for step in steps if step.features is not None and step.source not in failed
         ]
-        results = self._model._run([features for _, features in windows], max_items=self._batch_size)
+        results = self._runner.run([features for _, features in windows], max_items=self._batch_size)
         # Windows of a file come in order, and so do their results.
         for (source, _), result in zip(windows, results, strict=True):
             clip = self._clips.get(source)
             if clip is None:
                 rows = self._writer.open_frames() if self._frames else None
-                clip = self._clips[source] = _Clip(self._model._clip_sum(), rows)
+                clip = self._clips[source] = _Clip(self._runner.new_sum(), rows)
             clip.sum.add(result)
             if clip.frames is not None:
-                times = self._model._frame_times(len(result.frames), clip.windows * WINDOW_SECONDS)
+                times = self._runner.frame_times(len(result.frames), clip.windows * WINDOW_SECONDS)
                 clip.frames.add(source.path, times, result.frames)
             clip.windows += 1
         for step in steps:
@@ -300,46 +296,6 @@ class _Run:
             elapsed = time.monotonic() - self._started
             self._bar.set_postfix_str(f"{self._seconds / max(elapsed, 1e-3):.0f} s of sound/s", refresh=False)
         self._bar.update()
-
-
-def describe_run(model: Embedder, folder: Path, frames: bool) -> dict[str, Any]:
-    """Contents of `run.json`: the fingerprint covers `settings`, all that vectors depend on."""
-    settings = {
-        "format_version": FORMAT_VERSION,
-        "front_end_version": FRONT_END_VERSION,
-        "model_version": model.record.version,
-        "model_sha256": model.record.sha256 or _hash_network(model),
-        "embedding_size": model.embedding_size,
-        "precision": model.precision,
-        "window_seconds": WINDOW_SECONDS,
-        "frames": bool(frames),
-    }
-    return {
-        "format_version": FORMAT_VERSION,
-        "fingerprint": hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest(),
-        "settings": settings,
-        "model": {"name": model.record.name, "source": model.record.source, "revision": model.record.revision},
-        "folder": str(folder.resolve()).encode(errors="backslashreplace").decode(),
-        "device": str(model.device),
-        "versions": {"python": platform.python_version(), **_package_versions()},
-    }
-
-
-def _hash_network(model: Embedder) -> str:
-    digest = hashlib.sha256(repr(model._network.config).encode())
-    for tensor in model._network.state_dict().values():
-        digest.update(tensor.detach().cpu().float().contiguous().numpy().tobytes())
-    return digest.hexdigest()
-
-
-def _package_versions() -> dict[str, str]:
-    versions = {"sedembed": __version__}
-    for package in ("torch", "numpy", "soundfile", "soxr", "pyarrow"):
-        try:
-            versions[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            versions[package] = "unknown"
-    return versions
 
 
 # --- the folder ----------------------------------------------------------------------------------------------------

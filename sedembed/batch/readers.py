@@ -17,7 +17,6 @@ import torch
 from numpy.typing import NDArray
 
 from sedembed.audio.reader import AudioInfo, AudioReader
-from sedembed.engine.windows import iter_windows
 from sedembed.errors import AudioTimeoutError
 
 __all__ = ["ReaderPool", "Source", "Step", "current_source"]
@@ -120,7 +119,7 @@ class _Worker(threading.Thread):
         pool = self._pool
         with AudioReader(pool.folder / source.path, sample_rate=pool.sample_rate, timeout=pool.timeout) as reader:
             source.info = reader.info
-            for window in iter_windows(self._alive(reader.blocks()), *pool.window_sizes):
+            for window in pool.cut(self._alive(reader.blocks())):
                 self._put(Step(source, pool.features(window)))
             source.seconds = reader.seconds
 
@@ -164,8 +163,8 @@ class ReaderPool:
         Front end; called from several threads.
     sample_rate : int
         Rate that `features` expects, in Hz.
-    window_sizes : tuple of (int, int)
-        Length of a window and shortest input, in samples.
+    cut : callable
+        Cuts the blocks of a file into windows; called from several threads.
     workers : int
         Number of threads.
     ahead : int
@@ -181,13 +180,13 @@ class ReaderPool:
         features: Callable[[NDArray[np.float32]], torch.Tensor],
         *,
         sample_rate: int,
-        window_sizes: tuple[int, int],
+        cut: Callable[[Iterable[NDArray[np.float32]]], Iterator[NDArray[np.float32]]],
         workers: int,
         ahead: int,
         timeout: float,
     ) -> None:
         self.folder, self.features = folder, features
-        self.sample_rate, self.window_sizes, self.timeout = sample_rate, window_sizes, timeout
+        self.sample_rate, self.cut, self.timeout = sample_rate, cut, timeout
         self.queue = _FrameQueue(maxsize=ahead)
         self.stopped = False
         self.left = len(paths)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
+from sedembed.embedder import Embedder, load_model
+from sedembed.engine.provenance import FRONT_END_VERSION, sha256_of_model
+from sedembed.engine.windows import WINDOW_SECONDS
 from sedembed.errors import StoreError
+from sedembed.models.registry import list_models
 from sedembed.store.store import EmbeddingStore
-
-if TYPE_CHECKING:
-    from sedembed.embedder import Embedder
 
 __all__ = ["load_store_model"]
 
@@ -44,10 +43,6 @@ def load_store_model(
     ModelNotFoundError, WeightsError, DownloadError
         As for `load_model`.
     """
-    from sedembed.batch.embed_folder import FRONT_END_VERSION
-    from sedembed.embedder import load_model
-    from sedembed.engine.windows import WINDOW_SECONDS
-
     settings = store.run["settings"]
     for key, here in (("front_end_version", FRONT_END_VERSION), ("window_seconds", WINDOW_SECONDS)):
         if settings.get(key, here) != here:
@@ -65,8 +60,6 @@ def load_store_model(
 
 def _source(store: EmbeddingStore) -> str:
     """Return what `load_model` takes for the model of a store."""
-    from sedembed.models.registry import list_models
-
     model = store.run.get("model") or {}
     name, source, revision = (str(model.get(key) or "") for key in ("name", "source", "revision"))
     if name in list_models() and source != "local":
@@ -78,11 +71,9 @@ def _source(store: EmbeddingStore) -> str:
 
 
 def _refuse_other(store: EmbeddingStore, model: Embedder) -> None:
-    from sedembed.batch.embed_folder import _hash_network
-
     settings = store.run["settings"]
     version, sha256 = str(settings.get("model_version")), str(settings.get("model_sha256"))
-    here, here_sha256 = model.record.version, model.record.sha256 or _hash_network(model)
+    here, here_sha256 = model.record.version, sha256_of_model(model.runner)
     same_version = version == here or version.startswith(_DERIVED) or here.startswith(_DERIVED)
     if same_version and sha256 == here_sha256 and model.embedding_size == store.embedding_size:
         return

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
 import os
 from collections.abc import Sequence
@@ -13,9 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from sedembed.batch.embed_folder import _interrupts_noted, _warnings_logged, describe_run
+from sedembed.batch.embed_folder import _interrupts_noted, _warnings_logged
 from sedembed.batch.readers import ReaderPool, Source, Step
-from sedembed.embedder import MAX_BATCH, Embedder
+from sedembed.embedder import Embedder
+from sedembed.engine.provenance import describe_run
+from sedembed.engine.runner import MAX_BATCH
 from sedembed.engine.windows import ClipSum
 from sedembed.store.store import open_store
 from sedembed.store.writer import StoreWriter
@@ -69,7 +69,7 @@ def tag_files(
     if not paths:
         return probabilities, {}
     wanted = list(dict.fromkeys(paths))
-    with StoreWriter(out, _describe(model, folder)) as writer:
+    with StoreWriter(out, describe_run(model.runner, folder, kind="probabilities")) as writer:
         writer.keep_failures(wanted)
         _tag(folder, [path for path in wanted if path not in writer.done], model, writer, progress, len(wanted))
         failures = {path: writer.failures[path] for path in wanted if path in writer.failures}
@@ -82,13 +82,6 @@ def tag_files(
         for number, values in zip(numbers, block, strict=True):
             probabilities[rows.get(stored[number], [])] = values
     return probabilities, failures
-
-
-def _describe(model: Embedder, folder: Path) -> dict[str, object]:
-    run = describe_run(model, folder, frames=False)
-    settings = {**run["settings"], "embedding_size": len(model.labels), "vectors": "probabilities"}
-    fingerprint = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
-    return {**run, "settings": settings, "fingerprint": fingerprint}
 
 
 def _tag(
@@ -106,11 +99,11 @@ def _tag(
         pool = ReaderPool(
             folder,
             paths,
-            model._features,
+            model.runner.features,
             sample_rate=model.sample_rate,
-            window_sizes=model._window_sizes,
+            cut=model.runner.windows,
             workers=min(8, max(2, os.cpu_count() or 2)),
-            ahead=_BATCHES_AHEAD * model._max_batch_frames,
+            ahead=_BATCHES_AHEAD * model.runner.max_batch_frames,
             timeout=_TIMEOUT,
         )
         clips: dict[Source, ClipSum] = {}
@@ -137,9 +130,9 @@ def _process(steps: list[Step], model: Embedder, writer: StoreWriter, clips: dic
     windows = [
         (step.source, step.features) for step in steps if step.features is not None and step.source not in failed
     ]
-    results = model._run([features for _, features in windows], probabilities=True)
+    results = model.runner.run([features for _, features in windows], probabilities=True)
     for (source, _), result in zip(windows, results, strict=True):
-        clips.setdefault(source, model._clip_sum()).add(result)
+        clips.setdefault(source, model.runner.new_sum()).add(result)
     ends = [step for step in steps if step.features is None]
     for source, _, error in ends:
         if error is not None and not isinstance(error, Exception):

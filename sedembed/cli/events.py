@@ -139,10 +139,11 @@ def _results(
     from tqdm import tqdm
 
     from sedembed.detection.detect import detect
+    from sedembed.engine.inputs import clip_blocks
 
     for path in tqdm(paths, unit="file", disable=None if out is not None else True):
         try:
-            events, duration = detect(model, folder / path, None, rules)
+            events, duration = detect(model.runner, clip_blocks(folder / path, None, model.sample_rate), rules)
         except (SedembedError, OSError) as error:
             failures.append(path)
             complain(f"{path}: {type(error).__name__}: {error}")

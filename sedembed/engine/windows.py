@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["WINDOW_SECONDS", "ClipSum", "WindowResult", "iter_windows", "plan_batches"]
+__all__ = ["WINDOW_SECONDS", "ClipSum", "WindowResult", "iter_overlapping", "iter_windows", "plan_batches"]
 
 WINDOW_SECONDS = 60.0
 
@@ -49,6 +49,38 @@ def iter_windows(blocks: Iterable[NDArray[np.float32]], size: int, minimum: int)
     if first and held < minimum:
         rest = np.pad(rest, (0, minimum - held))
     yield rest
+
+
+def iter_overlapping(
+    blocks: Iterable[NDArray[np.float32]], size: int, hop: int
+) -> Iterator[tuple[NDArray[np.float32], bool]]:
+    """Cut a stream of samples into windows that overlap.
+
+    Parameters
+    ----------
+    blocks : iterable of ndarray of float32, shape (any,)
+        Consecutive samples in blocks of any length.
+    size, hop : int
+        Length of a window and distance from one to the next, in samples.
+
+    Yields
+    ------
+    window : ndarray of float32, shape (size,); the last one between size - hop + 1 and size, or all there is
+        The same windows whatever the lengths of the blocks; none for a stream without samples.
+    last : bool
+        Whether the sound ends with it.
+    """
+    pending: list[NDArray[np.float32]] = []
+    held = 0
+    for block in blocks:
+        pending.append(block)
+        held += len(block)
+        while held > size:
+            joined = np.concatenate(pending) if len(pending) > 1 else pending[0]  # an hour in one block: no copies
+            yield joined[:size], False
+            pending, held = [joined[hop:]], held - hop
+    if held:
+        yield np.concatenate(pending), True
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -92,6 +93,8 @@ class Spectrogram:
     top_db : float
         Values lie at most so many dB under the maximum of the window.
     """
+
+    sample_rate: ClassVar[int] = SAMPLE_RATE
 
     n_fft: int = 4096
     win_length: int = 1024

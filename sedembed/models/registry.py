@@ -1,33 +1,21 @@
-"""One frozen record per published weight: where it is, what it expects, what it reached."""
+"""Which networks and which weights there are: a class for each architecture, a frozen record for each weight."""
 
 from __future__ import annotations
 
 import difflib
+import importlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin, get_type_hints
 
 from sedembed.errors import ModelNotFoundError
+from sedembed.models import papers
 
-__all__ = ["PAPERS", "ModelRecord", "describe_model", "list_models"]
+if TYPE_CHECKING:
+    from sedembed.models.base import Backbone
 
-_PAPER = (
-    "A. Kumar, Y. Wang, V. K. Ithapu, C. Fuegen: Do sound event representations generalize to other audio tasks? "
-    "A case study in audio transfer learning. 2021."
-)
-# Reference of each architecture.
-PAPERS: Mapping[str, str] = MappingProxyType(
-    {
-        "talnet": (
-            f"{_PAPER} Network: Y. Wang: Polyphonic sound event detection with weak labeling. PhD thesis, "
-            "Carnegie Mellon University, 2018."
-        ),
-        "weanet": (
-            f"{_PAPER} Network: A. Kumar, V. K. Ithapu: A sequential self teaching approach for improving "
-            "generalization in sound event recognition. ICML 2020; reconstructed, see docs/model.md."
-        ),
-    }
-)
+__all__ = ["ModelRecord", "architecture_of", "describe_model", "list_architectures", "list_models", "register_model"]
 
 
 @dataclass(frozen=True)
@@ -44,7 +32,8 @@ class ModelRecord:
     architecture : str
         Network that the weight belongs to.
     source : str
-        "package:NAME" (inside the wheel), "hf://org/repo" or "local".
+        "package:NAME" (inside the wheel), "hf://org/repo", or "local". In a record of one's own also the path of a
+        directory that `save_pretrained` wrote.
     revision : str
         Commit of a hub repository; empty for other sources.
     sha256 : str
@@ -91,75 +80,86 @@ class ModelRecord:
     provenance: str
     metrics: Mapping[str, float]
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "metrics", MappingProxyType(dict(self.metrics)))
 
-_RECORDS: Mapping[str, ModelRecord] = MappingProxyType(
-    {
-        "talnet": ModelRecord(
-            name="talnet",
-            version="4",
-            architecture="talnet",
-            source="package:talnet",
-            revision="",
-            sha256="28a3c7423db8364d0a99157c697de0212e24d457de063e81883e6784e78c566c",
-            bytes=20_010_532,
-            sample_rate=16_000,
-            embedding_size=1024,
-            frame_rate=10.0,
-            classes=527,
-            parameters=9_980_527,
-            min_samples=1200,
-            licence="CC-BY-NC-4.0",
-            paper=PAPERS["talnet"],
-            provenance=(
-                "Trained by the sedembed project to give what EfficientAT mn04_as gives on mixtures of 13.3 hours of "
-                "openly published recordings; not trained on AudioSet, not the published weights. Those are no longer "
-                "offered anywhere; a copy of them can be converted with `sedembed convert`."
-            ),
-            metrics=MappingProxyType(
-                {
-                    "esc50_accuracy": 0.9115,
-                    "esc50_accuracy_untrained": 0.496,
-                    "esc50_accuracy_log_mel": 0.3595,
-                    "held_out_correlation": 0.873,
-                    "held_out_top1_agreement": 0.842,
-                    "held_out_map": 0.933,
-                    "held_out_kl": 1.238,
-                }
-            ),
+    def __reduce__(self) -> tuple[Any, ...]:
+        # A view of a mapping cannot be pickled; its contents can.
+        values = {item.name: getattr(self, item.name) for item in fields(self)}
+        return _make_record, ({**values, "metrics": dict(self.metrics)},)
+
+
+def _make_record(values: dict[str, Any]) -> ModelRecord:
+    return ModelRecord(**values)
+
+
+# Module and class for those that come with the library: listing models must not import PyTorch.
+_ARCHITECTURES: dict[str, type[Backbone] | tuple[str, str]] = {
+    "talnet": ("sedembed.models.talnet", "TALNet"),
+    "weanet": ("sedembed.models.weanet", "WEANet"),
+}
+_RECORDS: dict[str, ModelRecord] = {
+    "talnet": ModelRecord(
+        name="talnet",
+        version="4",
+        architecture="talnet",
+        source="package:talnet",
+        revision="",
+        sha256="28a3c7423db8364d0a99157c697de0212e24d457de063e81883e6784e78c566c",
+        bytes=20_010_532,
+        sample_rate=16_000,
+        embedding_size=1024,
+        frame_rate=10.0,
+        classes=527,
+        parameters=9_980_527,
+        min_samples=1200,
+        licence="CC-BY-NC-4.0",
+        paper=papers.TALNET,
+        provenance=(
+            "Trained by the sedembed project to give what EfficientAT mn04_as gives on mixtures of 13.4 hours of "
+            "openly published recordings; not trained on AudioSet, not the published weights. Those are no longer "
+            "offered anywhere; a copy of them can be converted with `sedembed convert`."
         ),
-        "weanet": ModelRecord(
-            name="weanet",
-            version="3",
-            architecture="weanet",
-            source="package:weanet",
-            revision="",
-            sha256="2e2605fea5fe767ece60240d30ba5e920e658a71b3f2ee47557683395a7234b5",
-            bytes=30_528_040,
-            sample_rate=16_000,
-            embedding_size=2048,
-            frame_rate=3.125,
-            classes=527,
-            parameters=15_217_886,
-            min_samples=15_200,
-            licence="CC-BY-NC-4.0",
-            paper=PAPERS["weanet"],
-            provenance=(
-                "A reconstruction of the architecture, trained by the sedembed project to give what EfficientAT "
-                "mn04_as gives on mixtures of 13.3 hours of openly published recordings; not trained on AudioSet, not "
-                "the weights of its authors."
-            ),
-            metrics=MappingProxyType(
-                {
-                    "esc50_accuracy": 0.899,
-                    "held_out_correlation": 0.876,
-                    "held_out_top1_agreement": 0.825,
-                    "held_out_map": 0.93,
-                    "held_out_kl": 1.234,
-                }
-            ),
+        metrics={
+            "esc50_accuracy": 0.9115,
+            "esc50_accuracy_untrained": 0.496,
+            "esc50_accuracy_log_mel": 0.3595,
+            "held_out_correlation": 0.873,
+            "held_out_top1_agreement": 0.842,
+            "held_out_map": 0.933,
+            "held_out_kl": 1.238,
+        },
+    ),
+    "weanet": ModelRecord(
+        name="weanet",
+        version="3",
+        architecture="weanet",
+        source="package:weanet",
+        revision="",
+        sha256="2e2605fea5fe767ece60240d30ba5e920e658a71b3f2ee47557683395a7234b5",
+        bytes=30_528_040,
+        sample_rate=16_000,
+        embedding_size=2048,
+        frame_rate=3.125,
+        classes=527,
+        parameters=15_217_886,
+        min_samples=15_200,
+        licence="CC-BY-NC-4.0",
+        paper=papers.WEANET,
+        provenance=(
+            "A reconstruction of the architecture, trained by the sedembed project to give what EfficientAT "
+            "mn04_as gives on mixtures of 13.4 hours of openly published recordings; not trained on AudioSet, not "
+            "the weights of its authors."
         ),
-    }
-)
+        metrics={
+            "esc50_accuracy": 0.899,
+            "held_out_correlation": 0.876,
+            "held_out_top1_agreement": 0.825,
+            "held_out_map": 0.93,
+            "held_out_kl": 1.234,
+        },
+    ),
+}
 
 
 def list_models() -> list[str]:
@@ -210,3 +210,75 @@ def describe_model(name: str) -> ModelRecord:
             f"No model is called {name!r}.{hint} Registered: {', '.join(list_models())}. "
             "Other weights load from a directory, a .safetensors file or hf://org/repo[@revision]."
         ) from None
+
+
+def register_model(backbone: type[Backbone], record: ModelRecord | None = None) -> None:
+    """Make a network of one's own known to the whole library.
+
+    Afterwards `load_model` opens weights of this architecture, and embedding, tagging, detection, probes, evaluation,
+    analysis and training take it like the two networks that come with the library. The registration holds for this
+    process.
+
+    Parameters
+    ----------
+    backbone : subclass of Backbone
+        The architecture. A class that is registered already may be given again.
+    record : ModelRecord, optional
+        A weight of this architecture that `load_model` then finds by the record's name. Without it, weights are loaded
+        by their directory.
+
+    Raises
+    ------
+    TypeError
+        If `backbone` is not a complete subclass of `Backbone`, or its configuration does not name the architecture.
+    ValueError
+        If another class or weight has that name, or the record is of another architecture.
+    """
+    from sedembed.models.base import Backbone
+
+    if not (isinstance(backbone, type) and issubclass(backbone, Backbone)):
+        raise TypeError(f"Expected a subclass of sedembed.Backbone, got {backbone!r}.")
+    needed = {name for name in ("architecture", "config_class") if not hasattr(backbone, name)}
+    missing = sorted(backbone.__abstractmethods__ | needed)
+    if missing:
+        raise TypeError(f"Expected a complete Backbone; {backbone.__name__} does not define {', '.join(missing)}.")
+    name = backbone.architecture
+    hint = get_type_hints(backbone.config_class).get("architecture")
+    if get_origin(hint) is not Literal or get_args(hint) != (name,):
+        raise TypeError(
+            f"Expected a field `architecture: Literal[{name!r}] = {name!r}` in {backbone.config_class.__name__}, got "
+            f"{hint!r}. Configurations on disk are told apart by it."
+        )
+    if name in _ARCHITECTURES and architecture_of(name) is not backbone:
+        raise ValueError(f"The architecture {name!r} is another class, {architecture_of(name)!r}; choose another name.")
+    if record is not None:
+        if record.architecture != name:
+            raise ValueError(f"The record is of the architecture {record.architecture!r}, expected {name!r}.")
+        if _RECORDS.get(record.name, record) != record:
+            raise ValueError(f"Another model is registered as {record.name!r}; choose another name for the record.")
+        _RECORDS[record.name] = record
+    _ARCHITECTURES[name] = backbone
+
+
+def list_architectures() -> list[str]:
+    """Names of the registered architectures, sorted."""
+    return sorted(_ARCHITECTURES)
+
+
+def architecture_of(name: str) -> type[Backbone]:
+    """Class of a registered architecture.
+
+    Raises
+    ------
+    ModelNotFoundError
+        If none has that name.
+    """
+    if name not in _ARCHITECTURES:
+        raise ModelNotFoundError(
+            f"No architecture is called {name!r}. Registered: {', '.join(list_architectures())}. "
+            "Register another one with sedembed.register_model."
+        )
+    found = _ARCHITECTURES[name]
+    if isinstance(found, tuple):
+        found = _ARCHITECTURES[name] = getattr(importlib.import_module(found[0]), found[1])
+    return found

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
-from typing import Literal, NamedTuple, get_args
+from importlib.resources import files
+from typing import Any, Literal, get_args
 
 import torch
 from torch import nn
 
-from sedembed.models.frontend import FRAME_RATE, N_MELS, SAMPLE_RATE, log_mel
+from sedembed.models import papers
+from sedembed.models.base import Backbone, NetworkOutput
+from sedembed.models.frontend import FRAME_RATE, TALNET, log_mel
 from sedembed.models.layers.blocks import PROBABILITY_FLOOR, ConvBlock, blank_beyond, prepare_convolutions
 from sedembed.models.layers.gru import bidirectional_gru
 
-__all__ = ["TALNet", "TALNetConfig", "TALNetOutput", "prepare"]
+__all__ = ["TALNet", "TALNetConfig", "packaged_normalizer"]
 
 Pooling = Literal["max", "average", "linear", "exponential", "attention"]
 
@@ -55,25 +59,7 @@ class TALNetConfig:
             raise ValueError(f"pooling must be one of {', '.join(get_args(Pooling))}, got {self.pooling!r}")
 
 
-class TALNetOutput(NamedTuple):
-    """What the network gives for a batch of windows.
-
-    Attributes
-    ----------
-    frames : torch.Tensor, shape (batch, frames, 1024)
-        Output of the GRU, ten frames a second: the frame embeddings.
-    probabilities : torch.Tensor, shape (batch, frames, classes)
-        Probability of each event in each frame, in [1e-7, 1 - 1e-7].
-    lengths : torch.Tensor or None, int64, shape (batch,)
-        Valid frames of each item where `lengths` were given; frames beyond are meaningless.
-    """
-
-    frames: torch.Tensor
-    probabilities: torch.Tensor
-    lengths: torch.Tensor | None
-
-
-class TALNet(nn.Module):
+class TALNet(Backbone):
     """The CRNN of Wang (2018), "Polyphonic sound event detection with weak labeling", trained on AudioSet.
 
     Parameters
@@ -82,19 +68,21 @@ class TALNet(nn.Module):
         Normalisation, classes and pooling.
     """
 
-    sample_rate = SAMPLE_RATE
-    min_samples = 1200  # four feature frames: one frame of the GRU
+    architecture = "talnet"
+    config_class = TALNetConfig
+    paper = papers.TALNET
+    spec_augment_fill = "zero"
+    normalizes_bins = True
+
+    spectrogram = TALNET
     embedding_size = 1024
-    n_mels = N_MELS
-    feature_rate = FRAME_RATE  # feature frames per second
-    embedding_maximum = unit_length = False  # a clip's embedding is the plain mean of its frames
     frame_rate = FRAME_RATE / 4
     first_frame_time = 1.5 / FRAME_RATE  # centre of the first four feature frames, in seconds
+    min_samples = 1200  # four feature frames: one frame of the GRU
     # Sixteen windows of ten seconds: larger batches were not faster, and four windows of a minute stay under 2 GB.
     max_batch_frames = 16 * 401
 
-    mean: torch.Tensor
-    std: torch.Tensor
+    config: TALNetConfig
     steps_together = False  # set by `prepare`: the recurrence without gradients, faster on a CPU
 
     def __init__(self, config: TALNetConfig) -> None:
@@ -132,31 +120,17 @@ class TALNet(nn.Module):
             else:
                 nn.init.xavier_uniform_(parameter)
 
-    @staticmethod
-    def features(waveform: torch.Tensor) -> torch.Tensor:
-        """Log-mel features of one window: `sedembed.models.frontend.log_mel`."""
+    def features(self, waveform: torch.Tensor) -> torch.Tensor:
+        """Log-mel features of one window in dB: `sedembed.models.frontend.log_mel`."""
         return log_mel(waveform)
 
-    def forward(self, log_mel: torch.Tensor, lengths: torch.Tensor | None = None) -> TALNetOutput:
-        """Frame embeddings and frame probabilities of a batch of windows.
+    def forward_normalised(self, x: torch.Tensor, lengths: torch.Tensor | None = None) -> NetworkOutput:
+        """`forward` for features that are already normalised (and, in training, masked).
 
-        Parameters
-        ----------
-        log_mel : torch.Tensor, shape (batch, frames, 64)
-            Log-mel features in dB as `sedembed.models.frontend.log_mel` gives them; at least 4 frames.
-        lengths : torch.Tensor, int64, shape (batch,), optional
-            Valid frames of each item, where shorter ones were padded. Padding never reaches a valid frame: it is set
-            to zero after every block, as the border of a convolution is, and skipped in both directions of the GRU.
-
-        Returns
-        -------
-        TALNetOutput
-            Frames at a quarter of the input's rate.
+        Frames come at a quarter of the features' rate; at least 4 feature frames are needed. Padding never reaches a
+        valid frame: it is set to zero after every block, as the border of a convolution is, and both directions of the
+        GRU skip it.
         """
-        return self.forward_normalised((log_mel - self.mean) / self.std, lengths)
-
-    def forward_normalised(self, x: torch.Tensor, lengths: torch.Tensor | None = None) -> TALNetOutput:
-        """`forward` for features that are normalised (and, in training, masked) already."""
         x = x[:, None].to(self._convolution_dtype)
         if lengths is not None:
             x = blank_beyond(x, lengths)
@@ -169,7 +143,7 @@ class TALNet(nn.Module):
         x = x.permute(0, 2, 1, 3).flatten(2).to(self.fc_prob.weight.dtype)
         frames = self._recur(x, lengths)
         probabilities = torch.sigmoid(self.fc_prob(frames)).clamp(PROBABILITY_FLOOR, 1.0 - PROBABILITY_FLOOR)
-        return TALNetOutput(frames, probabilities, lengths)
+        return NetworkOutput(frames, probabilities, lengths)
 
     def _recur(self, x: torch.Tensor, lengths: torch.Tensor | None) -> torch.Tensor:
         if self.steps_together:
@@ -189,12 +163,7 @@ class TALNet(nn.Module):
         frames: torch.Tensor = torch.gru(x.to(dtype), state, weights, True, 1, 0.0, self.training, True, True)[0]
         return frames.float()
 
-    def pool(self, output: TALNetOutput) -> torch.Tensor:
-        """Clip probabilities, shape (batch, classes), by the configured pooling over the valid frames."""
-        numerator, denominator = self.pool_terms(output)
-        return numerator / denominator
-
-    def pool_terms(self, output: TALNetOutput) -> tuple[torch.Tensor, torch.Tensor]:
+    def pool_terms(self, output: NetworkOutput) -> tuple[torch.Tensor, torch.Tensor]:
         """Numerator and denominator of `pool`.
 
         Both add up over the windows of a long clip, except under max pooling, where the numerator is a maximum and the
@@ -217,25 +186,37 @@ class TALNet(nn.Module):
             weight = self.fc_att(output.frames).double().exp() * valid
         return (p * weight).sum(1), weight.sum(1)
 
+    def prepare(self, device: torch.device, convolutions: torch.dtype = torch.float32) -> TALNet:
+        """Copy made ready to embed on a device: the same function to rounding (measured 1.1e-6 relative), and faster.
 
-def prepare(network: TALNet, device: torch.device, convolutions: torch.dtype = torch.float32) -> TALNet:
-    """Copy of a network made ready to embed on a device: the same function, to rounding, and faster.
+        Batch normalisations are folded. On a CPU, both directions of the GRU step together, and in float32 wide
+        convolutions run by Winograd's algorithm. The recurrent layer stays in float32.
+        """
+        prepared = prepare_convolutions(self, device, convolutions)
+        prepared.steps_together = device.type == "cpu"
+        return prepared
 
-    Parameters
-    ----------
-    network : TALNet
-        Left unchanged.
-    device : torch.device
-        Where it will run.
-    convolutions : torch.dtype
-        Arithmetic of the convolutions; the recurrent layer stays in float32.
+    @property
+    def event_layer(self) -> nn.Linear:
+        """Linear layer from the GRU's output to the logits of the events."""
+        return self.fc_prob
 
-    Returns
-    -------
-    TALNet
-        Batch normalisations folded; on a CPU in float32, wide convolutions by Winograd's algorithm and both directions
-        of the GRU stepping together (measured 1.1e-6 relative).
-    """
-    prepared = prepare_convolutions(network, device, convolutions)
-    prepared.steps_together = device.type == "cpu"
-    return prepared
+    @property
+    def attention_layer(self) -> nn.Linear | None:
+        """Linear layer of the attention, under attention pooling."""
+        return getattr(self, "fc_att", None)
+
+    @classmethod
+    def default_config(
+        cls, classes: int, mean: tuple[float, ...] | None = None, std: tuple[float, ...] | None = None, **fields: Any
+    ) -> TALNetConfig:
+        """`Backbone.default_config`; without a measured normalisation, that of the authors' AudioSet training set."""
+        if mean is None or std is None:
+            mean, std = packaged_normalizer()
+        return TALNetConfig(**{"classes": classes, "mean": mean, "std": std, **fields})
+
+
+def packaged_normalizer() -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation of TALNet's features over the authors' AudioSet training set, 64 numbers each, dB."""
+    numbers = json.loads(files("sedembed.models").joinpath("talnet_normalizer.json").read_text(encoding="utf-8"))
+    return tuple(numbers["mu"]), tuple(numbers["sigma"])

@@ -1,4 +1,4 @@
-"""WEANet: a fully convolutional network whose segments are weighed by an attention of each class's own.
+"""WEANet: a fully convolutional network with class-specific attention over segments.
 
 What the paper states: 64 log-mel bins at 100 frames a second; B1 to B4 of two convolutions and max-pooling each; B5 to
 B8 of convolutions only, whose output is segment-level; class-specific attention; an embedding of 2048 numbers from B5,
@@ -10,16 +10,18 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal, NamedTuple, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from torch import nn
 from torch.nn import functional
 
-from sedembed.models.frontend import SAMPLE_RATE, Spectrogram
-from sedembed.models.layers.blocks import PROBABILITY_FLOOR, ConvBlock, blank_beyond, prepare_convolutions
+from sedembed.models import papers
+from sedembed.models.base import Backbone, NetworkOutput
+from sedembed.models.frontend import Spectrogram
+from sedembed.models.layers.blocks import PROBABILITY_FLOOR, ConvBlock, blank_beyond
 
-__all__ = ["WEANet", "WEANetConfig", "WEANetOutput", "prepare"]
+__all__ = ["WEANet", "WEANetConfig"]
 
 EmbeddingPooling = Literal["average", "max"]
 
@@ -109,28 +111,7 @@ class WEANetConfig:
         return Spectrogram(self.n_fft, self.win_length, self.hop_length, self.n_mels, self.power, self.top_db)
 
 
-class WEANetOutput(NamedTuple):
-    """What the network gives for a batch of windows.
-
-    Attributes
-    ----------
-    frames : torch.Tensor, shape (batch, segments, 2048)
-        Output of B5, a segment every 0.32 s: the segment embeddings.
-    probabilities : torch.Tensor, shape (batch, segments, classes)
-        Probability of each event in each segment, in [1e-7, 1 - 1e-7].
-    attention : torch.Tensor, shape (batch, segments, classes)
-        Logits of the attention; its softmax over the valid segments weighs the probabilities of a class.
-    lengths : torch.Tensor or None, int64, shape (batch,)
-        Valid segments of each item where `lengths` were given; segments beyond are meaningless.
-    """
-
-    frames: torch.Tensor
-    probabilities: torch.Tensor
-    attention: torch.Tensor
-    lengths: torch.Tensor | None
-
-
-class WEANet(nn.Module):
+class WEANet(Backbone):
     """WEANet of Kumar et al. (2021), reconstructed.
 
     Parameters
@@ -139,11 +120,14 @@ class WEANet(nn.Module):
         Sizes, front end and pooling.
     """
 
-    sample_rate = SAMPLE_RATE
-    pools_by_maximum = False
-    unit_length = True  # of a clip's embedding
-    mean: torch.Tensor
-    std: torch.Tensor
+    architecture = "weanet"
+    config_class = WEANetConfig
+    paper = papers.WEANET
+    default_normalize = "l2"
+    spec_augment_fill = "mean"  # its features are bare decibels, among which 0 dB is loud
+
+    unit_length = True
+    config: WEANetConfig
 
     def __init__(self, config: WEANetConfig) -> None:
         super().__init__()
@@ -171,19 +155,14 @@ class WEANet(nn.Module):
         return self.config.segment_channels
 
     @property
-    def n_mels(self) -> int:
-        """Bins of a feature frame."""
-        return self.config.n_mels
+    def spectrogram(self) -> Spectrogram:
+        """The log-mel front end of the configuration."""
+        return self.config.spectrogram
 
     @property
     def embedding_maximum(self) -> bool:
         """Whether a clip's embedding is the maximum, not the mean, of its segments'."""
         return self.config.embedding_pooling == "max"
-
-    @property
-    def feature_rate(self) -> float:
-        """Feature frames per second."""
-        return SAMPLE_RATE / self.config.hop_length
 
     @property
     def frame_rate(self) -> float:
@@ -228,31 +207,17 @@ class WEANet(nn.Module):
         frames = 1 + waveform.shape[-1] // self.config.hop_length
         return self.config.spectrogram(waveform, -(-frames // hop) * hop)
 
-    def forward(self, log_mel: torch.Tensor, lengths: torch.Tensor | None = None) -> WEANetOutput:
-        """Segment embeddings, probabilities and attention of a batch of windows.
+    def forward_normalised(self, x: torch.Tensor, lengths: torch.Tensor | None = None) -> NetworkOutput:
+        """`forward` for features that are already normalised (and, in training, masked).
 
-        Parameters
-        ----------
-        log_mel : torch.Tensor, shape (batch, frames, 64)
-            Log-mel features in dB as `features` gives them; at least 96 frames.
-        lengths : torch.Tensor, int64, shape (batch,), optional
-            Valid frames of each item, where shorter ones were padded. Padding never reaches a valid segment: it is set
-            to zero after every block, as the border of a convolution is.
-
-        Returns
-        -------
-        WEANetOutput
-            Segments with a hop of 32 frames; the last two hops begin none.
+        A segment starts every 32 feature frames; the last two hops start none. Padding never reaches a valid segment:
+        it is set to zero after every block, as the border of a convolution is.
 
         Raises
         ------
         ValueError
-            For fewer frames than a segment has.
+            For fewer feature frames than one segment spans, 96.
         """
-        return self.forward_normalised((log_mel - self.mean) / self.std, lengths)
-
-    def forward_normalised(self, x: torch.Tensor, lengths: torch.Tensor | None = None) -> WEANetOutput:
-        """`forward` for features that are normalised (and, in training, masked) already."""
         if x.shape[1] < self.min_frames:
             raise ValueError(
                 f"expected at least {self.min_frames} feature frames, one segment, got {x.shape[1]}; pad the sound "
@@ -272,26 +237,46 @@ class WEANet(nn.Module):
         hidden = self.b7(self.b6(x))[..., 0].transpose(1, 2).to(self.b8.weight.dtype)
         probabilities = torch.sigmoid(self.b8(hidden)).clamp(PROBABILITY_FLOOR, 1.0 - PROBABILITY_FLOOR)
         valid = None if lengths is None else lengths - (self.config.segment_steps - 1)
-        return WEANetOutput(frames, probabilities, self.attention(hidden), valid)
+        return NetworkOutput(frames, probabilities, valid, self.attention(hidden))
 
-    def pool(self, output: WEANetOutput) -> torch.Tensor:
+    def pool(self, output: NetworkOutput) -> torch.Tensor:
         """Clip probabilities, shape (batch, classes): each class weighs the valid segments by its own attention."""
-        attention = output.attention
+        attention = self._attention_of(output)
         if output.lengths is not None:
             beyond = torch.arange(attention.shape[1], device=attention.device) >= output.lengths[:, None]
             attention = attention.masked_fill(beyond[..., None], -torch.inf)
         return (functional.softmax(attention, 1) * output.probabilities).sum(1)
 
-    def pool_terms(self, output: WEANetOutput) -> tuple[torch.Tensor, torch.Tensor]:
+    def pool_terms(self, output: NetworkOutput) -> tuple[torch.Tensor, torch.Tensor]:
         """Numerator and denominator of `pool`; both add up over the windows of a long clip."""
         # No maximum is taken off, so that windows add up; double holds e^700.
-        weight = output.attention.double().exp()
+        weight = self._attention_of(output).double().exp()
         if output.lengths is not None:
             valid = torch.arange(weight.shape[1], device=weight.device) < output.lengths[:, None]
             weight = weight * valid[..., None]
         return (output.probabilities * weight).sum(1), weight.sum(1)
 
+    @staticmethod
+    def _attention_of(output: NetworkOutput) -> torch.Tensor:
+        if output.attention is None:
+            raise ValueError("Expected the output of a WEANet, got one without attention.")
+        return output.attention
 
-def prepare(network: WEANet, device: torch.device, convolutions: torch.dtype = torch.float32) -> WEANet:
-    """Copy of a network made ready to embed on a device: `sedembed.models.layers.blocks.prepare_convolutions`."""
-    return prepare_convolutions(network, device, convolutions)
+    @property
+    def event_layer(self) -> nn.Linear:
+        """Linear layer B8; between the embedding (B5) and it lie B6 and B7."""
+        return self.b8
+
+    @property
+    def embedding_feeds_events(self) -> bool:
+        """Always false, also where B5 and B7 happen to be of one size."""
+        return False
+
+    @property
+    def attention_layer(self) -> nn.Linear | None:
+        """Linear layer of the class-specific attention."""
+        return self.attention
+
+    def describe_front_end(self) -> dict[str, Any]:
+        """`Backbone.describe_front_end`, with the multiple of frames to which features are extended."""
+        return {**super().describe_front_end(), "multiple": self.config.segment_hop}

@@ -15,12 +15,11 @@ import os
 import re
 import sys
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
-from types import MappingProxyType
-from typing import Any, Literal, NoReturn, TypeAlias, get_args, get_origin, get_type_hints
+from typing import Any, Literal, NoReturn, get_args, get_origin, get_type_hints
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -28,23 +27,16 @@ from safetensors.torch import load_file
 from safetensors.torch import save as to_safetensors
 
 from sedembed.errors import ModelNotFoundError, WeightsError
-from sedembed.models import hub
-from sedembed.models.registry import _RECORDS, PAPERS, ModelRecord, describe_model
-from sedembed.models.talnet import TALNet, TALNetConfig
-from sedembed.models.weanet import WEANet, WEANetConfig
+from sedembed.models import hub, registry
+from sedembed.models.base import Backbone
+from sedembed.models.registry import ModelRecord, architecture_of, describe_model, list_architectures
 
-__all__ = ["Resolved", "load_config", "load_network", "resolve", "save_pretrained"]
+__all__ = ["Resolved", "describe_network", "load_config", "load_network", "resolve", "save_pretrained"]
 
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
 CARD_FILE = "README.md"
 
-Config: TypeAlias = TALNetConfig | WEANetConfig
-Network: TypeAlias = TALNet | WEANet
-_ARCHITECTURES: Mapping[str, tuple[type[Config], Callable[[Any], Network]]] = {
-    "talnet": (TALNetConfig, TALNet),
-    "weanet": (WEANetConfig, WEANet),
-}
 _BUFFERS = (".running_mean", ".running_var", ".num_batches_tracked")
 _PICKLES = {".pt", ".pth", ".bin", ".pkl", ".pickle", ".ckpt"}
 _CARD = """---
@@ -66,14 +58,14 @@ class Resolved:
     ----------
     record : ModelRecord
         The registered record, or one made from the files.
-    config : TALNetConfig or WEANetConfig
-        The network's configuration.
+    config : dataclass
+        The network's configuration, of the class that its architecture names.
     weights : Path
         The safetensors file.
     """
 
     record: ModelRecord
-    config: Config
+    config: Any
     weights: Path
 
     @property
@@ -122,9 +114,11 @@ def resolve(
         return _from_hub(text, None, cache_dir, local_files_only)
     path = Path(text).expanduser()
     like_path = bool(path.suffix) or len(path.parts) > 1 or not isinstance(name, str)
-    if text not in _RECORDS and (like_path or path.exists()):
+    if text not in registry._RECORDS and (like_path or path.exists()):
         return _from_path(path)
     record = describe_model(text)
+    if not record.source.startswith(("hf://", "package:")):
+        return _checked(Path(record.source).expanduser() / WEIGHTS_FILE, record, cure="Save the model again.")
     if record.source.startswith("hf://"):
         return _from_hub(f"{record.source}@{record.revision}", record, cache_dir, local_files_only)
     weights = _packaged(text)
@@ -135,7 +129,7 @@ def resolve(
     return _checked(weights, record, cure="Install sedembed again.")
 
 
-def load_config(path: str | os.PathLike[str]) -> Config:
+def load_config(path: str | os.PathLike[str]) -> Any:
     """Read a `config.json`: every key of the architecture's configuration must be there, and no other.
 
     Parameters
@@ -145,8 +139,8 @@ def load_config(path: str | os.PathLike[str]) -> Config:
 
     Returns
     -------
-    TALNetConfig or WEANetConfig
-        The configuration; its `architecture` says which.
+    dataclass
+        The configuration, of the class that its `architecture` names.
 
     Raises
     ------
@@ -162,24 +156,30 @@ def load_config(path: str | os.PathLike[str]) -> Config:
     return _parse_config(text, str(file))
 
 
-def load_network(resolved: Resolved) -> Network:
-    """Build the network and fill it with its weights, float32, in evaluation mode, on the CPU.
+def load_network(name: str | os.PathLike[str] | Resolved = "talnet") -> Backbone:
+    """Load the network itself: float32, in evaluation mode, on the CPU, trainable after `requires_grad_(True)`.
+
+    `load_model` gives an `Embedder`, whose network is made ready to run and can no longer be trained. This is for
+    fine-tuning; `save_pretrained` writes the result, and ``Embedder(network)`` embeds with it.
 
     Parameters
     ----------
-    resolved : Resolved
-        What `resolve` returned.
+    name : str, path or Resolved
+        What `load_model` takes, or what `resolve` returned.
 
     Returns
     -------
-    TALNet or WEANet
+    Backbone
         The network.
 
     Raises
     ------
     WeightsError
         If a tensor is missing, unexpected, of the wrong shape or type, or holds NaN or infinity.
+    ModelNotFoundError, DownloadError
+        As for `load_model`.
     """
+    resolved = name if isinstance(name, Resolved) else resolve(name)
     try:
         state = load_file(resolved.weights)
     except (SafetensorError, OSError) as error:
@@ -187,8 +187,40 @@ def load_network(resolved: Resolved) -> Network:
     return assemble(resolved.config, state, str(resolved.weights))
 
 
+def describe_network(network: Backbone, **known: Any) -> ModelRecord:
+    """Record of a network that is not registered.
+
+    Parameters
+    ----------
+    network : Backbone
+        The network.
+    **known
+        Fields of `ModelRecord` that are known; by default those of a network that was never saved.
+    """
+    values: dict[str, Any] = {
+        "name": f"unsaved {network.architecture}",
+        "version": "unsaved",
+        "architecture": network.architecture,
+        "source": "local",
+        "revision": "",
+        "sha256": "",
+        "bytes": 0,
+        "sample_rate": network.sample_rate,
+        "embedding_size": network.embedding_size,
+        "frame_rate": network.frame_rate,
+        "classes": network.config.classes,
+        "parameters": sum(parameter.numel() for parameter in network.parameters()),
+        "min_samples": network.min_samples,
+        "licence": "not stated",
+        "paper": network.paper,
+        "provenance": "Not a registered weight.",
+        "metrics": {},
+    }
+    return ModelRecord(**{**values, **known})
+
+
 def save_pretrained(
-    network: Network,
+    network: Backbone,
     directory: str | os.PathLike[str],
     *,
     card: str | None = None,
@@ -198,7 +230,7 @@ def save_pretrained(
 
     Parameters
     ----------
-    network : TALNet or WEANet
+    network : Backbone
         Its batch normalisation not folded.
     directory : path
         Made if missing. Each file is replaced in one step: a reader never meets half of one.
@@ -243,7 +275,7 @@ def save_pretrained(
     return directory
 
 
-def assemble(config: Config, state: Mapping[str, torch.Tensor], where: str) -> Network:
+def assemble(config: Any, state: Mapping[str, torch.Tensor], where: str) -> Backbone:
     """Network of a configuration filled with tensors that must be exactly its own; `where` begins the error."""
     network = _outline(config)
     expected = network.state_dict()
@@ -280,10 +312,10 @@ def assemble(config: Config, state: Mapping[str, torch.Tensor], where: str) -> N
     return network.eval()
 
 
-def _outline(config: Config) -> Network:
+def _outline(config: Any) -> Backbone:
     """Network without numbers: 25 times faster, and the caller's random state is left alone."""
     with torch.device("meta"):
-        return _ARCHITECTURES[config.architecture][1](config)
+        return architecture_of(config.architecture)(config)
 
 
 def _packaged(name: str) -> Path:
@@ -355,30 +387,21 @@ def _checked(
                 f"Save the model again, or delete {CONFIG_FILE} to use the one inside."
             )
     if record is None:
-        network = _outline(config)
-        record = ModelRecord(
+        record = describe_network(
+            _outline(config),
             name=name or weights.resolve().parent.name,
             version=f"{'local' if source == 'local' else 'hub'}-{got[:12]}",
-            architecture=config.architecture,
             source=source,
             revision=revision,
             sha256=got,
             bytes=weights.stat().st_size,
-            sample_rate=network.sample_rate,
-            embedding_size=network.embedding_size,
-            frame_rate=network.frame_rate,
-            classes=config.classes,
             parameters=sum(math.prod(shape) for key, shape in shapes.items() if not key.endswith(_BUFFERS)),
-            min_samples=network.min_samples,
-            licence="not stated",
-            paper=PAPERS[config.architecture],
             provenance="Not a registered weight; see the model card beside it.",
-            metrics=MappingProxyType({}),
         )
     return Resolved(record, config, weights)
 
 
-def _parse_config(text: str | bytes, where: str) -> Config:
+def _parse_config(text: str | bytes, where: str) -> Any:
     try:
         values = json.loads(text)
     except (ValueError, RecursionError) as error:
@@ -386,11 +409,11 @@ def _parse_config(text: str | bytes, where: str) -> Config:
     if not isinstance(values, dict):
         raise WeightsError(f"{where}: expected a JSON object, got {type(values).__name__}.")
     architecture = values.get("architecture")
-    if not isinstance(architecture, str) or architecture not in _ARCHITECTURES:
+    if not isinstance(architecture, str) or architecture not in list_architectures():
         raise WeightsError(
-            f"{where}: key 'architecture' should be one of {', '.join(_ARCHITECTURES)}, got {architecture!r}."
+            f"{where}: key 'architecture' should be one of {', '.join(list_architectures())}, got {architecture!r}."
         )
-    kind = _ARCHITECTURES[architecture][0]
+    kind = architecture_of(architecture).config_class
     types = get_type_hints(kind)
     for word, keys in (("missing", types.keys() - values.keys()), ("unknown", values.keys() - types.keys())):
         if keys:

@@ -80,12 +80,12 @@ class Named:
 
 def identity(vectors: EmbeddingStore | Embedder) -> dict[str, Any]:
     """Name, version and weights of the model that vectors come from."""
-    from sedembed.batch.embed_folder import describe_run
+    from sedembed.engine.provenance import describe_run
 
     if isinstance(vectors, EmbeddingStore):
         settings, name = vectors.run["settings"], vectors.run["model"]["name"]
     else:
-        settings, name = describe_run(vectors, Path(), False)["settings"], vectors.record.name
+        settings, name = describe_run(vectors.runner, Path())["settings"], vectors.record.name
     return {
         "name": name,
         "version": settings["model_version"],

@@ -90,12 +90,10 @@ class Objective(ABC):
 
     @abstractmethod
     def __call__(self, coordinates: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Value of the objective and its gradient."""
         """Return the sums of the losses, without C and penalty, float64 (P,), and their gradient (P, J + 1, K)."""
 
     @abstractmethod
     def preconditioner(self, coordinates: torch.Tensor, c: float) -> Preconditioner:
-        """Approximate inverse Hessian at these coordinates."""
         """Make the approximate inverse of the Hessian there."""
 
 

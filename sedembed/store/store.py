@@ -23,7 +23,7 @@ from sedembed.store.nearest import Block, nearest, row_norms
 from sedembed.store.search_cache import BusyError, VectorFile
 
 if TYPE_CHECKING:
-    from sedembed.embedder import Frames
+    from sedembed.types import Frames
 
 __all__ = ["EmbeddingStore", "open_store"]
 
@@ -245,7 +245,7 @@ class EmbeddingStore:
         """
         import pyarrow.dataset as ds
 
-        from sedembed.embedder import Frames
+        from sedembed.types import Frames
 
         if not self.run["settings"]["frames"]:
             raise StoreError(f"{self.directory} holds clip vectors only; make another with embed_folder(frames=True)")

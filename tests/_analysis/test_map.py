@@ -168,7 +168,7 @@ class TestGroups:
         vectors = rng.uniform(-1, 1, (50, 1024)).astype(np.float32)
         store = make_store(tmp_path / "out", [f"{n:02d}.wav" for n in range(50)], vectors, per_shard=7)
         rows = np.arange(1, 50, 2)
-        layer = untrained_embedder._network.fc_prob
+        layer = untrained_embedder.runner.network.fc_prob
         weight, bias = layer.weight.detach().numpy().astype(float), layer.bias.detach().numpy().astype(float)
         expected = [untrained_embedder.labels[int(np.argmax(weight @ vectors[row] + bias))] for row in rows]
         found = by_tag(store, rows, untrained_embedder)

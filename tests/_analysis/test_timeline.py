@@ -18,8 +18,8 @@ from sedembed._analysis.timeline import Columns, Timeline, choose_rows, clock, d
 from sedembed.audio.reader import load_audio
 from sedembed.cli.main import main
 from sedembed.detection.events import EventRules
-from sedembed.labels import load_labels
 from sedembed.models.frontend import log_mel, mel_filterbank
+from sedembed.models.labels import load_labels
 
 SOUNDS = Path(__file__).parents[2] / "examples" / "sounds"
 

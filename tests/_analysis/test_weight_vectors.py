@@ -85,21 +85,20 @@ class TestRows:
 
     def test_event_rows_are_the_last_layer(self, untrained_embedder):
         found = event_rows(untrained_embedder)
-        np.testing.assert_array_equal(found.rows, untrained_embedder._network.fc_prob.weight.numpy())
+        np.testing.assert_array_equal(found.rows, untrained_embedder.runner.network.fc_prob.weight.numpy())
         assert found.names == untrained_embedder.labels
 
     def test_a_network_whose_embedding_feeds_no_event_layer(self):
-        import torch
-
-        with pytest.raises(ProbeError, match=r"embedding of a Linear does not feed its event layer.*--store"):
-            event_rows(SimpleNamespace(_network=torch.nn.Linear(2, 2), labels=()))
+        network = SimpleNamespace(embedding_feeds_events=False)
+        with pytest.raises(ProbeError, match=r"embedding of a SimpleNamespace does not feed its event layer.*--store"):
+            event_rows(SimpleNamespace(runner=SimpleNamespace(network=network), labels=()))
 
 
 @pytest.fixture(scope="module")
 def taught():
     rng = np.random.default_rng(0)
     embedder = load_model("talnet", device="cpu")
-    layer = embedder._network.fc_prob
+    layer = embedder.runner.network.fc_prob
     # Deviations as those of the shipped network's embeddings: most 0.3, some a hundred times smaller.
     scale = np.clip(rng.lognormal(np.log(0.27), 0.8, 1024), 0.002, 0.8)
     vectors = rng.normal(rng.normal(0, 0.3, 1024), scale, (1200, 1024)).astype(np.float32)
@@ -145,6 +144,7 @@ class TestEstimate:
             self.vectors, self.rows, self.offset = vectors, rows, offset
             self.labels = tuple(f"event {i}" for i in range(len(rows)))
             self.record = SimpleNamespace(sha256="a" * 64, name="known")
+            self.runner = SimpleNamespace(record=self.record)
 
         def tag(self, path):
             if path.name == "7":

@@ -9,7 +9,6 @@ import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from types import SimpleNamespace
 from typing import ClassVar
 
 import numpy as np
@@ -29,7 +28,7 @@ from sedembed.batch.embed_folder import embed_files
 from sedembed.cli.main import main
 from sedembed.embedder import Embedder, load_model
 from sedembed.errors import StoreError
-from sedembed.labels import load_labels
+from sedembed.models.labels import load_labels
 from sedembed.probe import probe as probe_module
 from sedembed.store.store import open_store
 
@@ -310,14 +309,6 @@ class TestResult:
         cell = f"{100 * result['score']:.2f} ± {100 * result['std']:.2f}"
         assert f"| folds | accuracy | 50.00 | {cell} |" in lines
         assert "| tags | lwlrap | 50.00 | – |" in lines
-
-    @pytest.mark.parametrize(
-        ("name", "architecture", "expected"),
-        [("talnet", "talnet", "standardize+l2"), ("weanet", "weanet", "l2"), ("mine", "weanet", "l2")],
-    )
-    def test_normalisation_of_the_paper(self, name: str, architecture: str, expected: str):
-        record = SimpleNamespace(name=name, architecture=architecture)
-        assert engine.default_normalize(SimpleNamespace(record=record)) == expected
 
     def test_normalisation_option(self, run_embedded: Callable, plain: Path, tmp_path: Path, fitted: list[dict]):
         assert run_embedded("split", "--data", plain, "--normalize", "l2") == 0

@@ -459,7 +459,7 @@ def test_two_processes_teach_as_one_does(start_process, write_sounds, tmp_path):
 @pytest.fixture
 def audioset(tmp_path, clips) -> Path:
     """Copy of AudioSet: seven clips to train on, one of them broken, one to evaluate on."""
-    text = files("sedembed").joinpath("class_labels_indices.csv").read_text(encoding="utf-8")
+    text = files("sedembed.models").joinpath("class_labels_indices.csv").read_text(encoding="utf-8")
     mids = [row["mid"] for row in csv.DictReader(text.splitlines())]
     data = tmp_path / "audioset"
     data.mkdir()

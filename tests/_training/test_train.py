@@ -184,7 +184,7 @@ class TestClips:
 
 @pytest.fixture(scope="module")
 def mids() -> list[str]:
-    text = (files("sedembed") / "class_labels_indices.csv").read_text()
+    text = (files("sedembed.models") / "class_labels_indices.csv").read_text()
     return [row["mid"] for row in csv.DictReader(text.splitlines())]
 
 
@@ -221,7 +221,7 @@ class TestAudioSet:
             audioset / "deep/-bcdefgh_01_30.000_31.000.wav",
             audioset / "-bcdefgh_02_30000.wav",
         )
-        assert train.classes == sedembed.labels.load_labels()
+        assert train.classes == sedembed.models.labels.load_labels()
         assert [list(np.flatnonzero(row)) for row in train.targets[:3]] == [[0, 10], [1, 10], [2, 10]]
         # The one that both lists name is the evaluation's.
         evaluation, missing = read_audioset(audioset, "eval")

@@ -163,7 +163,7 @@ class TestAgain:
 
         record = dataclasses.replace(untrained_embedder.record, sha256="")
         root = write_sounds(tmp_path / "in", {"a.wav": 0.1})
-        network = copy.deepcopy(untrained_embedder._network)
+        network = copy.deepcopy(untrained_embedder.runner.network)
         embed_folder(root, tmp_path / "out", Embedder(network, record))
         embed_folder(root, tmp_path / "out", Embedder(network, record))
         network.fc_prob.bias.data += 1

@@ -153,7 +153,7 @@ class TestFiles:
         def fail(*_: object, **__: object) -> None:
             raise RuntimeError("CUDA out of memory")
 
-        monkeypatch.setattr(untrained_embedder, "_run", fail, raising=False)
+        monkeypatch.setattr(untrained_embedder.runner, "run", fail)
         with pytest.raises(RuntimeError, match="out of memory"):
             embed_folder(root, tmp_path / "out", untrained_embedder)
         monkeypatch.undo()
@@ -210,13 +210,13 @@ class TestHangs:
     ):
         """Neither a network that keeps the decoders waiting nor a process that was stopped looks like a hang."""
         root = write_sounds(tmp_path / "in", {f"{name}.wav": 0.1 for name in "abcdefgh"})
-        run = untrained_embedder._run
+        run = untrained_embedder.runner.run
 
         def slow(features: list[torch.Tensor], **options: Any) -> Any:
             time.sleep(0.4)
             return run(features, **options)
 
-        monkeypatch.setattr(untrained_embedder, "_run", slow, raising=False)
+        monkeypatch.setattr(untrained_embedder.runner, "run", slow)
         monkeypatch.setattr(readers, "_LONGEST_TICK", 0.1)
         store = embed_folder(root, tmp_path / "out", untrained_embedder, timeout=0.3, workers=2, batch_size=1)
         assert len(store) == 8
@@ -268,7 +268,13 @@ class TestReadAhead:
     """The threads alone, with a front end that counts."""
 
     def pool(self, root: Path, names: list[str], **options: Any) -> ReaderPool:
-        settings = {"sample_rate": 16_000, "window_sizes": (1600, 1200), "workers": 3, "ahead": 1, "timeout": 10.0}
+        settings = {
+            "sample_rate": 16_000,
+            "cut": lambda blocks: iter_windows(blocks, 1600, 1200),
+            "workers": 3,
+            "ahead": 1,
+            "timeout": 10.0,
+        }
         features = options.pop("features", lambda window: torch.from_numpy(window[::400].copy()))
         return ReaderPool(root, names, features, **{**settings, **options})
 
@@ -515,12 +521,13 @@ class TestInterrupt:
     ):
         root, ready, over = write_sounds(tmp_path / "in", {"a.wav": 0.1}), tmp_path / "ready", tmp_path / "over"
         program = (
-            "import signal, time; from pathlib import Path; from sedembed import embed_folder, embedder\n"
+            "import signal, time; from pathlib import Path; from sedembed import embed_folder\n"
+            "from sedembed.engine.runner import Runner\n"
             "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
             "def stuck(*args, **options):\n"
             "    Path(ready).touch()\n"
             "    time.sleep(60)\n"
-            "embedder.Embedder._run = stuck\n"
+            "Runner.run = stuck\n"
             "try:\n"
             "    embed_folder(root, out, model)\n"
             "except KeyboardInterrupt:\n"

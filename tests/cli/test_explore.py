@@ -14,10 +14,10 @@ import numpy as np
 import pytest
 
 import sedembed
-from sedembed.batch.embed_folder import FRONT_END_VERSION
 from sedembed.batch.store_model import load_store_model
 from sedembed.cli.main import main
 from sedembed.embedder import Embedder
+from sedembed.engine.provenance import FRONT_END_VERSION
 from sedembed.errors import StoreError
 from sedembed.store.store import FORMAT_VERSION, EmbeddingStore
 from sedembed.store.writer import StoreWriter

@@ -16,9 +16,10 @@ import sedembed
 from sedembed import Event
 from sedembed.audio.reader import load_audio
 from sedembed.cli.main import main
-from sedembed.detection.detect import hear, iter_overlapping
+from sedembed.detection.detect import run_windows
 from sedembed.detection.events import EventDetector, EventRules
 from sedembed.detection.formats import FORMATS, open_events, short_names
+from sedembed.engine.windows import iter_overlapping
 from sedembed.errors import AudioDecodeError, InvalidWaveformError
 
 SOUNDS = Path(__file__).parents[2] / "examples" / "sounds"
@@ -245,7 +246,7 @@ def loudness(untrained_embedder, monkeypatch):
         loud = (frames[:, 2].amax(1) > -20).float()  # centred in the frame, its 64 ms reach into no other
         return loud[:, None].expand(-1, 527).numpy()
 
-    monkeypatch.setattr(untrained_embedder, "_frame_probabilities", probabilities)
+    monkeypatch.setattr(untrained_embedder.runner, "frame_probabilities", probabilities)
     return untrained_embedder
 
 
@@ -270,7 +271,7 @@ class TestDetect:
 
     def test_stretches_follow_each_other(self, loudness):
         wave = bursts(37.13, *self.SPANS)
-        stretches = list(hear(loudness, np.split(wave, [5, 200_000])))
+        stretches = list(run_windows(loudness.runner, np.split(wave, [5, 200_000])))
         frames = np.concatenate([stretch.probabilities for stretch in stretches])
         starts = [s.start + i / 10 for s in stretches for i in range(len(s.probabilities))]
         np.testing.assert_allclose(starts, np.arange(371) / 10)
@@ -330,7 +331,7 @@ class TestDetect:
             loudness.detect(np.zeros(100), labels=["siren"])
 
     def test_nan_is_not_silence(self, untrained_embedder, monkeypatch):
-        monkeypatch.setattr(untrained_embedder, "_frame_probabilities", lambda _: np.full((10, 527), np.nan))
+        monkeypatch.setattr(untrained_embedder.runner, "frame_probabilities", lambda _: np.full((10, 527), np.nan))
         with pytest.raises(InvalidWaveformError, match="NaN"):
             untrained_embedder.detect(bursts(1, (0, 1)))
 

@@ -18,7 +18,7 @@ import torch
 from safetensors.torch import save
 
 from sedembed.errors import DownloadError, OfflineError, WeightsError
-from sedembed.models import registry, weights
+from sedembed.models import registry
 from sedembed.models.talnet import TALNet, TALNetConfig
 from sedembed.models.weights import load_network, resolve, save_pretrained
 
@@ -200,7 +200,6 @@ class TestRegisteredRecord:
         )
         records = {"talnet": registry.describe_model("talnet"), "tiny": record}
         monkeypatch.setattr(registry, "_RECORDS", records)
-        monkeypatch.setattr(weights, "_RECORDS", records)
         return record
 
     def test_fetched_at_its_commit(self, hub: Hub, record: registry.ModelRecord, tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from sedembed.models.layers.blocks import fold_batchnorm
-from sedembed.models.talnet import TALNet, TALNetConfig, prepare
+from sedembed.models.talnet import TALNet, TALNetConfig
 
 NUMBERS = json.loads(files("sedembed").joinpath("models/talnet_normalizer.json").read_text())
 CONFIG = TALNetConfig(mean=tuple(NUMBERS["mu"]), std=tuple(NUMBERS["sigma"]))
@@ -86,7 +86,7 @@ def test_against_float64(network, frames):
     mel = log_mel(frames, seed=frames)
     state = {key: value.double().numpy() for key, value in network.state_dict().items()}
     expected_frames, expected_probabilities = reference_forward(state, mel.numpy())
-    for candidate in (network, fold_batchnorm(network), prepare(network, torch.device("cpu"))):
+    for candidate in (network, fold_batchnorm(network), network.prepare(torch.device("cpu"))):
         with torch.inference_mode():
             output = candidate(mel[None])
         assert output.frames.shape == (1, frames // 4, 1024)
@@ -97,7 +97,7 @@ def test_against_float64(network, frames):
 def test_prepared_is_the_same_function(network):
     mel = log_mel(3, 203, seed=1)
     with torch.inference_mode():
-        plain, fast = network(mel), prepare(network, torch.device("cpu"))(mel)
+        plain, fast = network(mel), network.prepare(torch.device("cpu"))(mel)
     assert relative(fast.frames, plain.frames.numpy()) < 1e-5
     assert relative(fast.probabilities, plain.probabilities.numpy()) < 1e-5
     assert not network.steps_together
@@ -142,7 +142,7 @@ def test_padding_never_reaches_a_valid_frame(network, fast):
     padded = torch.full((len(clips), 101, 64), 1e4)  # what stands in the padding must not matter
     for row, clip in zip(padded, clips, strict=True):
         row[: len(clip)] = clip
-    folded = prepare(network, torch.device("cpu")) if fast else fold_batchnorm(network)
+    folded = network.prepare(torch.device("cpu")) if fast else fold_batchnorm(network)
     with torch.inference_mode():
         batch = folded(padded, torch.tensor(lengths))
         pooled = folded.pool(batch)

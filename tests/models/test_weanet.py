@@ -20,13 +20,14 @@ from sedembed import Embedder, LinearProbe
 from sedembed._analysis.timeline import draw_timeline, read_timeline
 from sedembed._analysis.weight_vectors import estimate_event_rows, event_rows
 from sedembed.cli.main import main
-from sedembed.detection.detect import hear
+from sedembed.detection.detect import run_windows
 from sedembed.detection.events import EventRules
 from sedembed.engine.windows import WindowResult
 from sedembed.errors import ProbeError, WeightsError
+from sedembed.models.base import NetworkOutput
 from sedembed.models.layers.blocks import fold_batchnorm
 from sedembed.models.layers.winograd import WinogradConv2d
-from sedembed.models.weanet import WEANet, WEANetConfig, WEANetOutput, prepare
+from sedembed.models.weanet import WEANet, WEANetConfig
 from sedembed.models.weights import load_config, load_network, resolve, save_pretrained
 
 ROOT = Path(__file__).parents[2]
@@ -202,13 +203,13 @@ def relative(a: torch.Tensor | np.ndarray, b: torch.Tensor | np.ndarray) -> floa
     return float(np.linalg.norm(np.asarray(a) - np.asarray(b)) / np.linalg.norm(np.asarray(b)))
 
 
-def tensor_output(*shape: int, lengths: list[int] | None = None, seed: int = 0, scale: float = 3.0) -> WEANetOutput:
+def tensor_output(*shape: int, lengths: list[int] | None = None, seed: int = 0, scale: float = 3.0) -> NetworkOutput:
     """Some output of a network: (batch, segments, classes)."""
     generator = torch.Generator().manual_seed(seed)
     attention = scale * torch.randn(shape, generator=generator)
     probabilities = torch.rand(shape, generator=generator)
-    return WEANetOutput(
-        torch.zeros(shape), probabilities, attention, None if lengths is None else torch.tensor(lengths)
+    return NetworkOutput(
+        torch.zeros(shape), probabilities, None if lengths is None else torch.tensor(lengths), attention
     )
 
 
@@ -220,7 +221,7 @@ class TestForward:
         mel = log_mel(frames, bins=config.n_mels, seed=frames)
         expected = reference_forward(network, mel.numpy())
         hop = int(np.prod(config.pools))
-        for candidate in (network, fold_batchnorm(network), prepare(network, CPU)):
+        for candidate in (network, fold_batchnorm(network), network.prepare(CPU)):
             with torch.inference_mode():
                 output = candidate(mel[None])
                 clip = candidate.pool(output)
@@ -232,12 +233,12 @@ class TestForward:
 
     def test_prepared_is_the_same_function(self, network: WEANet) -> None:
         mel = log_mel(3, 203, seed=1)
-        fast = prepare(network, CPU)
+        fast = network.prepare(CPU)
         assert any(isinstance(module, WinogradConv2d) for module in fast.modules())
         assert not any(isinstance(module, torch.nn.BatchNorm2d) for module in fast.modules())
         with torch.inference_mode():
             plain, prepared = network(mel), fast(mel)
-        for a, b in zip(prepared[:3], plain[:3], strict=True):
+        for a, b in zip((*prepared[:2], prepared.attention), (*plain[:2], plain.attention), strict=True):
             assert relative(a, b) < 3e-5
         assert isinstance(network.get_submodule("b1.0.bn"), torch.nn.BatchNorm2d)
 
@@ -284,7 +285,7 @@ class TestForward:
         padded = torch.full((len(clips), 321, 64), 1e4)  # what stands in the padding must not matter
         for row, clip in zip(padded, clips, strict=True):
             row[: len(clip)] = clip
-        used = prepare(network, CPU) if fast else network
+        used = network.prepare(CPU) if fast else network
         with torch.inference_mode():
             batch = used(padded, torch.tensor(lengths))
             pooled = used.pool(batch)
@@ -294,8 +295,8 @@ class TestForward:
                 alone = used(clip[None])
                 n = alone.frames.shape[1]
                 assert batch.lengths[i] == n
-                for part in range(3):
-                    assert relative(batch[part][i, :n], alone[part][0]) < 1e-5
+                for part in ("frames", "probabilities", "attention"):
+                    assert relative(getattr(batch, part)[i, :n], getattr(alone, part)[0]) < 1e-5
                 assert relative(pooled[i], used.pool(alone)[0]) < 1e-5
                 assert relative(numerator[i] / denominator[i], used.pool(alone)[0]) < 1e-5
 
@@ -328,7 +329,7 @@ class TestForward:
 
     def test_bfloat16(self, network: WEANet) -> None:
         mel = log_mel(2, 160)
-        rough = prepare(network, CPU, torch.bfloat16)
+        rough = network.prepare(CPU, torch.bfloat16)
         with torch.inference_mode():
             exact, output = network(mel), rough(mel)
         assert output.frames.dtype == output.probabilities.dtype == torch.float32
@@ -361,7 +362,10 @@ class TestPooling:
     def test_windows_add_up(self, network: WEANet, scale: float) -> None:
         whole = tensor_output(1, 12, 7, scale=scale)
         cuts = [(0, 5), (5, 6), (6, 12)]
-        parts = [WEANetOutput(*(part[:, a:b] for part in whole[:3]), None) for a, b in cuts]
+        parts = [
+            NetworkOutput(whole.frames[:, a:b], whole.probabilities[:, a:b], attention=whole.attention[:, a:b])
+            for a, b in cuts
+        ]
         terms = [network.pool_terms(part) for part in parts]
         joined = sum(term[0] for term in terms) / sum(term[1] for term in terms)
         torch.testing.assert_close(joined.float(), network.pool(whole), rtol=1e-5, atol=1e-7)
@@ -435,8 +439,8 @@ class TestWeights:
         mel = log_mel(2, 130)
         with torch.inference_mode():
             expected, output = network(mel), loaded(mel)
-        for a, b in zip(output[:3], expected[:3], strict=True):
-            assert torch.equal(a, b)
+        for part in ("frames", "probabilities", "attention"):
+            assert torch.equal(getattr(output, part), getattr(expected, part))
 
     def test_record(self, network: WEANet, tmp_path: Path) -> None:
         config = dataclasses.replace(OTHER, hop_length=200)
@@ -500,7 +504,7 @@ class TestEmbedder:
     @pytest.mark.parametrize("samples", [16_000, 80_001, 160_000])
     def test_average_and_maximum(self, small_weanet: WEANet, model: Embedder, maximum: Embedder, samples: int) -> None:
         wave = noise(samples)
-        features = model._features(wave).numpy()
+        features = model.runner.features(wave).numpy()
         frames, _, clip = reference_forward(small_weanet, features)
         np.testing.assert_allclose(model.embed(wave), unit(frames.mean(0)), atol=1e-5)
         np.testing.assert_allclose(maximum.embed(wave), unit(frames.max(0)), atol=1e-5)
@@ -568,15 +572,15 @@ class TestEmbedder:
 
     def test_batches_are_bounded(self, model: Embedder, monkeypatch: pytest.MonkeyPatch) -> None:
         assert WEANet(WEANetConfig()).max_batch_frames == pytest.approx(16 * 1024, rel=0.5)
-        monkeypatch.setattr(type(model._network), "max_batch_frames", 512)
+        monkeypatch.setattr(type(model.runner.network), "max_batch_frames", 512)
         sizes: list[list[int]] = []
-        run_batch = model._run_batch
+        run_batch = model.runner._run_batch
 
         def run(features: list[torch.Tensor], probabilities: bool) -> list[WindowResult]:
             sizes.append([len(item) for item in features])
             return run_batch(features, probabilities)
 
-        monkeypatch.setattr(model, "_run_batch", run)
+        monkeypatch.setattr(model.runner, "_run_batch", run)
         clips = [noise(n) for n in [20_000] * 7 + [100_000, 79_000]]
         vectors = model.embed(clips)
         assert sorted(map(len, sizes)) == [1, 1, 3, 4]
@@ -591,9 +595,9 @@ class TestEmbedder:
         assert rough.embed(wave).dtype == np.float32
 
 
-def plain_output(model: Embedder, wave: np.ndarray) -> WEANetOutput:
+def plain_output(model: Embedder, wave: np.ndarray) -> NetworkOutput:
     with torch.inference_mode():
-        output: WEANetOutput = model._network(model._features(wave)[None])
+        output: NetworkOutput = model.runner.network(model.runner.features(wave)[None])
     return output
 
 
@@ -644,14 +648,14 @@ class TestFolders:
             sedembed.embed_folder(sounds, store.directory, maximum, frames=True, progress=False)
 
     def test_networks_without_a_file_are_told_apart(self, small_weanet: WEANet, model: Embedder) -> None:
-        from sedembed.batch.embed_folder import describe_run
+        from sedembed.engine.provenance import describe_run
 
         record = dataclasses.replace(model.record, sha256="")
         runs = []
         for pooling in ("average", "max", "average"):
             network = WEANet(dataclasses.replace(small_weanet.config, embedding_pooling=pooling))
             network.load_state_dict(small_weanet.state_dict())
-            runs.append(describe_run(Embedder(network.eval(), record, device="cpu"), Path(), False)["fingerprint"])
+            runs.append(describe_run(Embedder(network.eval(), record, device="cpu").runner, Path())["fingerprint"])
         assert runs[0] == runs[2] != runs[1]
 
 
@@ -667,7 +671,7 @@ def loudness(model: Embedder, monkeypatch: pytest.MonkeyPatch) -> Embedder:
         loud = (hops[1:-1, 14:18].amax((1, 2)) > -40).float()
         return loud[:, None].expand(-1, 527).numpy()
 
-    monkeypatch.setattr(model, "_frame_probabilities", probabilities)
+    monkeypatch.setattr(model.runner, "frame_probabilities", probabilities)
     return model
 
 
@@ -698,7 +702,7 @@ class TestDetect:
         for n, time in enumerate(times):
             track = np.zeros((len(times), 527), np.float32)
             track[n] = 1
-            monkeypatch.setattr(model, "_frame_probabilities", lambda _, track=track: track)
+            monkeypatch.setattr(model.runner, "frame_probabilities", lambda _, track=track: track)
             (event,) = model.detect(wave, labels="Dog")
             assert event.onset < time < event.offset
             begin, end = 0.32 * (n + 1), 0.32 * (n + 2)
@@ -715,20 +719,20 @@ class TestDetect:
     @pytest.mark.parametrize("seconds", [0.05, 1.0, 5.12, 10.0, 38.13])
     def test_stretches_cover_the_clip_once(self, loudness: Embedder, seconds: float) -> None:
         wave = bursts(seconds, (0, seconds))
-        stretches = list(hear(loudness, np.array_split(wave, 3)))
+        stretches = list(run_windows(loudness.runner, np.array_split(wave, 3)))
         starts = [s.start + i * 0.32 for s in stretches for i in range(len(s.probabilities))]
         np.testing.assert_allclose(starts, 0.32 * np.arange(np.ceil(seconds / 0.32 - 1e-9)), atol=1e-9)
         np.testing.assert_allclose([s.end for s in stretches[:-1]], [s.start for s in stretches[1:]])
         assert stretches[-1].end == pytest.approx(seconds)
         assert sum(len(s.features) for s in stretches) == 1 + len(wave) // 160
-        whole = loudness._features(wave[: 10 * RATE]).numpy()[:900]
+        whole = loudness.runner.features(wave[: 10 * RATE]).numpy()[:900]
         heard = np.concatenate([s.features for s in stretches])[: min(900, len(wave) // 160)]
         np.testing.assert_allclose(heard, whole[: len(heard)], atol=1e-3)
 
     def test_windows_hear_what_the_network_hears(self, model: Embedder, monkeypatch: pytest.MonkeyPatch) -> None:
         """Without a replaced network: frames of a window are those of that piece of sound alone."""
         wave = noise(20 * RATE)
-        stretches = list(hear(model, [wave]))
+        stretches = list(run_windows(model.runner, [wave]))
         hop, edge, window = 26, 3, 32
         assert len(stretches) == 3
         for k, stretch in enumerate(stretches):
@@ -760,7 +764,7 @@ class TestDetect:
         assert read.spectrogram_step == read.feature_step == pytest.approx(0.01)
         assert read.probabilities.shape == (22, 527)
         assert (read.probability_step, read.probability_start) == (pytest.approx(0.32), 0.0)
-        np.testing.assert_allclose(read.spectrogram, model._features(wave).numpy()[:701], atol=1e-3)
+        np.testing.assert_allclose(read.spectrogram, model.runner.features(wave).numpy()[:701], atol=1e-3)
         spectrum, strips = (axes.get_images()[0].get_extent() for axes in draw_timeline(read).axes[:2])
         assert spectrum[:2] == pytest.approx([-0.005, 7.005])
         assert strips[:2] == pytest.approx([0, 22 * 0.32])
@@ -793,12 +797,10 @@ class TestEvaluate:
         assert result["score"] >= 0.9  # noise against tones
         assert result["model_version"].startswith("local-")
 
-    def test_the_name_does_not_decide(self, model: Embedder) -> None:
-        from sedembed._evaluation.evaluate import default_normalize
-
-        renamed = dataclasses.replace(sedembed.describe_model("talnet"), name="better-than-weanet")
-        assert default_normalize(model) == "l2"
-        assert default_normalize(type("Renamed", (), {"record": renamed})()) == "standardize+l2"
+    def test_the_name_does_not_decide(self, small_weanet: WEANet, model: Embedder) -> None:
+        record = dataclasses.replace(model.record, name="better-than-talnet")
+        assert Embedder(small_weanet, record, device="cpu").default_normalize == "l2"
+        assert sedembed.load_model("talnet", device="cpu").default_normalize == "standardize+l2"
 
 
 class TestAnalysis:

@@ -188,7 +188,7 @@ def _find_problem(row: list[str]) -> str | None:
 
 def _read_classes() -> dict[str, str]:
     """Machine id to display name, in the order of the networks' outputs."""
-    text = files("sedembed").joinpath(_LABELS).read_text(encoding="utf-8")
+    text = files("sedembed.models").joinpath(_LABELS).read_text(encoding="utf-8")
     return {row["mid"]: row["display_name"] for row in csv.DictReader(text.splitlines())}
 
 

@@ -76,7 +76,7 @@ class Student(nn.Module):
     def forward(self, features: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Clip probabilities (batch, classes) and, for each frame, a guess of the teacher's embedding there."""
         output = self.network.forward_normalised(features)
-        return self.network.pool(output), self.to_teacher(output.frames)  # type: ignore[arg-type]
+        return self.network.pool(output), self.to_teacher(output.frames)
 
 
 def _new_network(config: DistillConfig, normalizer: Path, collection: Collection) -> TALNet | WEANet:

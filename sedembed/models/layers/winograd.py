@@ -6,7 +6,7 @@ about 3e-6 relative in float32.
 
 from __future__ import annotations
 
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import nn
@@ -112,6 +112,14 @@ class WinogradConv2d(nn.Conv2d):
 
     _filters: torch.Tensor | None = None
 
+    @classmethod
+    def from_conv(cls, conv: nn.Conv2d) -> WinogradConv2d:
+        """Convolution that shares the parameters of another one, 3x3 with stride 1 and padding 1."""
+        with torch.device("meta"):
+            made = cls(conv.in_channels, conv.out_channels, 3, padding=1, bias=conv.bias is not None)
+        made.weight, made.bias = conv.weight, conv.bias
+        return made.train(conv.training)
+
     def freeze(self) -> None:
         """Transform the filters once and for all; the weights must not change afterwards."""
         self._filters = _transform_filters(self.weight.detach())
@@ -129,12 +137,20 @@ class WinogradConv2d(nn.Conv2d):
 
 
 def use_winograd(network: nn.Module, min_channels: int = 128, *, freeze: bool = False) -> None:
-    """Let every 3x3 convolution with at least `min_channels` output channels run by Winograd's algorithm, in place.
+    """Replace every 3x3 convolution with at least `min_channels` output channels by a `WinogradConv2d`, in place.
 
     With fewer channels the transforms cost more than the multiplications they save (measured on two cores).
     """
-    for module in network.modules():
-        if type(module) is nn.Conv2d and module.kernel_size == (3, 3) and module.out_channels >= min_channels:
-            module.__class__ = WinogradConv2d
-            if freeze:
-                cast(WinogradConv2d, module).freeze()
+    for parent in list(network.modules()):
+        for name, module in list(parent.named_children()):
+            if type(module) is nn.Conv2d and _is_plain(module) and module.out_channels >= min_channels:
+                replacement = WinogradConv2d.from_conv(module)
+                if freeze:
+                    replacement.freeze()
+                setattr(parent, name, replacement)
+
+
+def _is_plain(conv: nn.Conv2d) -> bool:
+    """Whether this is the one kind of convolution that the algorithm computes."""
+    geometry = (conv.kernel_size, conv.stride, conv.padding, conv.dilation, conv.groups, conv.padding_mode)
+    return geometry == ((3, 3), (1, 1), (1, 1), (1, 1), 1, "zeros")

@@ -28,6 +28,7 @@ from sedembed.batch import embed_folder as folder_module
 from sedembed.batch.embed_folder import embed_folder
 from sedembed.batch.tag_files import tag_files
 from sedembed.embedder import Embedder, load_model
+from sedembed.engine.runner import Runner
 from sedembed.errors import DatasetError, StoreError
 from sedembed.models.talnet import TALNet, TALNetConfig
 from sedembed.models.weights import save_pretrained
@@ -213,7 +214,7 @@ class TestAudioSet:
         assert AudioSet().rounds([clip for clip in clips if clip.part != "eval"]) == AudioSet().rounds([]) == []
 
     def test_own_class_list_is_compared(self, audioset_copy: Path) -> None:
-        packaged = (Path(sedembed.__file__).parent / "class_labels_indices.csv").read_text()
+        packaged = (Path(sedembed.__file__).parent / "models" / "class_labels_indices.csv").read_text()
         (audioset_copy / "class_labels_indices.csv").write_text(packaged)
         AudioSet().read(audioset_copy)
         lines = packaged.splitlines()
@@ -577,8 +578,8 @@ class TestTagFiles:
         tmp_path: Path,
     ) -> None:
         model = untrained_embedder
-        monkeypatch.setattr(type(model), "_window_sizes", (16_000, 1_200))
-        network = model._network
+        monkeypatch.setattr(type(model.runner), "window_samples", 16_000)
+        network = model.runner.network
         monkeypatch.setattr(network, "config", replace(network.config, pooling=pooling))
         folder = write_sounds(tmp_path / "sounds", {"long.wav": 3.4, "short.wav": 0.02})
         probabilities, _ = tag_files(folder, ["long.wav", "short.wav"], tmp_path / "tags", model, progress=False)
@@ -624,16 +625,16 @@ class TestTagFiles:
         monkeypatch: pytest.MonkeyPatch,
         tmp_path: Path,
     ) -> None:
-        run = Embedder._run
+        run = Runner.run
 
-        def broken(self: Embedder, features: Any, probabilities: bool = False, **options: Any) -> Any:
-            results = run(self, features, probabilities, **options)
+        def broken(self: Runner, features: Any, **options: Any) -> Any:
+            results = run(self, features, **options)
             for item, result in zip(features, results, strict=True):
                 if len(item) == 13 and result.pool_terms is not None:  # that of 0.3 s
                     result.pool_terms[0][5] = np.nan
             return results
 
-        monkeypatch.setattr(Embedder, "_run", broken)
+        monkeypatch.setattr(Runner, "run", broken)
         folder, paths = sounds
         probabilities, failures = tag_files(folder, paths, tmp_path / "tags", untrained_embedder, progress=False)
         assert {path: error for path, (error, _) in failures.items()} == {
@@ -671,7 +672,7 @@ class TestTagFiles:
         folder, paths = sounds
         out = tmp_path / "tags"
         before, _ = tag_files(folder, paths[:2], out, untrained_embedder, progress=False)
-        config = untrained_embedder._network.config
+        config = untrained_embedder.runner.network.config
         other = load_model(
             save_pretrained(TALNet(TALNetConfig(mean=config.mean, std=config.std)).eval(), tmp_path / "m")
         )
@@ -712,9 +713,9 @@ class TestTagFiles:
     ) -> None:
         folder, paths = sounds
         monkeypatch.setattr(shards, "SHARD_ROWS", 1)
-        run, calls = Embedder._run, []
+        run, calls = Runner.run, []
 
-        def crash(self: Embedder, *args: Any, **options: Any) -> Any:
+        def crash(self: Runner, *args: Any, **options: Any) -> Any:
             calls.append(len(args[0]))
             if sum(calls) > 3:
                 raise MemoryError("no memory left")
@@ -723,7 +724,7 @@ class TestTagFiles:
         # One window at a time, so that some are done before the crash.
         take = folder_module.ReaderPool.take
         with monkeypatch.context() as patch:
-            patch.setattr(Embedder, "_run", crash)
+            patch.setattr(Runner, "run", crash)
             patch.setattr(folder_module.ReaderPool, "take", lambda self, most, frames: take(self, 1, frames))
             with pytest.raises(MemoryError):
                 tag_files(folder, paths, tmp_path / "tags", untrained_embedder, progress=False)

@@ -55,10 +55,12 @@ class TestWinograd:
             torch.testing.assert_close(a, b, atol=3e-5, rtol=3e-5)
 
     def test_only_wide_3x3_convolutions_change(self):
-        layers = [torch.nn.Conv2d(1, 64, 3), torch.nn.Conv2d(64, 128, 1), torch.nn.Conv2d(8, 128, 3)]
-        network = torch.nn.Sequential(*layers)
+        wide = torch.nn.Conv2d(8, 128, 3, padding=1)
+        others = [torch.nn.Conv2d(1, 64, 3, padding=1), torch.nn.Conv2d(64, 128, 1), torch.nn.Conv2d(8, 128, 3)]
+        network = torch.nn.Sequential(*others, torch.nn.Conv2d(8, 128, 3, padding=1, stride=2), wide)
         use_winograd(network)
-        assert [type(layer).__name__ for layer in network] == ["Conv2d", "Conv2d", "WinogradConv2d"]
+        assert [type(layer).__name__ for layer in network] == ["Conv2d"] * 4 + ["WinogradConv2d"]
+        assert network[4].weight is wide.weight
 
 
 class TestMuon:

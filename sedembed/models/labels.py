@@ -18,5 +18,5 @@ def load_labels() -> tuple[str, ...]:
     tuple of 527 str
         In the order of AudioSet's `class_labels_indices.csv`.
     """
-    text = files("sedembed").joinpath("class_labels_indices.csv").read_text(encoding="utf-8")
+    text = files("sedembed.models").joinpath("class_labels_indices.csv").read_text(encoding="utf-8")
     return tuple(row["display_name"] for row in csv.DictReader(text.splitlines()))

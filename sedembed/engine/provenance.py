@@ -1,0 +1,78 @@
+"""What vectors were made with: the settings, weights and versions that a store keeps, and its fingerprint."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import json
+import platform
+from pathlib import Path
+from typing import Any
+
+from sedembed import __version__
+from sedembed.engine.runner import Runner
+from sedembed.engine.windows import WINDOW_SECONDS
+from sedembed.store.store import FORMAT_VERSION
+
+__all__ = ["FRONT_END_VERSION", "describe_run", "sha256_of_model"]
+
+# To be raised by whatever changes vectors without changing weights: reading, resampling, windows, log-mel.
+FRONT_END_VERSION = 1
+
+
+def describe_run(runner: Runner, folder: Path, *, frames: bool = False, kind: str = "embeddings") -> dict[str, Any]:
+    """Contents of `run.json`; the fingerprint covers `settings`, which hold all that vectors depend on.
+
+    Parameters
+    ----------
+    runner : Runner
+        What makes the vectors.
+    folder : Path
+        Where the recordings are.
+    frames : bool
+        Whether frame embeddings are kept too.
+    kind : {"embeddings", "probabilities"}
+        What the vectors are.
+    """
+    settings: dict[str, Any] = {
+        "format_version": FORMAT_VERSION,
+        "front_end_version": FRONT_END_VERSION,
+        "model_version": runner.record.version,
+        "model_sha256": sha256_of_model(runner),
+        "embedding_size": runner.network.embedding_size if kind == "embeddings" else runner.network.config.classes,
+        "precision": runner.precision,
+        "window_seconds": WINDOW_SECONDS,
+        "frames": bool(frames),
+    }
+    if kind != "embeddings":
+        settings["vectors"] = kind
+    return {
+        "format_version": FORMAT_VERSION,
+        "fingerprint": hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest(),
+        "settings": settings,
+        "model": {"name": runner.record.name, "source": runner.record.source, "revision": runner.record.revision},
+        "folder": str(folder.resolve()).encode(errors="backslashreplace").decode(),
+        "device": str(runner.device),
+        "versions": {"python": platform.python_version(), **_package_versions()},
+    }
+
+
+def sha256_of_model(runner: Runner) -> str:
+    """Sha256 of the weights: the recorded one, or one of the configuration and the tensors of an unsaved network."""
+    if runner.record.sha256:
+        return runner.record.sha256
+    network = runner.network
+    digest = hashlib.sha256(repr(network.config).encode())
+    for tensor in network.state_dict().values():
+        digest.update(tensor.detach().cpu().float().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _package_versions() -> dict[str, str]:
+    versions = {"sedembed": __version__}
+    for package in ("torch", "numpy", "soundfile", "soxr", "pyarrow"):
+        try:
+            versions[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            versions[package] = "unknown"
+    return versions

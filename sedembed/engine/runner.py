@@ -1,0 +1,158 @@
+"""Runner: a network made ready on a device; windows in, frame embeddings and probabilities out.
+
+What embedding, tagging, detection and analysis of clips, streams and folders share: features → batches → results.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import get_args
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from sedembed.engine.windows import WINDOW_SECONDS, ClipSum, WindowResult, iter_windows, plan_batches
+from sedembed.models.base import Backbone
+from sedembed.models.registry import ModelRecord
+from sedembed.types import Frames, Precision
+
+__all__ = ["MAX_BATCH", "Runner", "pick_device"]
+
+MAX_BATCH = 16
+
+
+class Runner:
+    """A network made ready to run on a device.
+
+    Parameters
+    ----------
+    network : Backbone
+        In evaluation mode; left unchanged.
+    record : ModelRecord
+        What the weights are and where they come from.
+    device : str or torch.device, optional
+        Where the network runs; by default the first CUDA device, else the CPU.
+    precision : {"float32", "bfloat16"}
+        Arithmetic of the convolutions.
+
+    Raises
+    ------
+    ValueError
+        For an unknown precision or a device that is not there.
+    """
+
+    def __init__(
+        self,
+        network: Backbone,
+        record: ModelRecord,
+        device: str | torch.device | None = None,
+        precision: Precision = "float32",
+    ) -> None:
+        if precision not in get_args(Precision):
+            raise ValueError(f"precision must be one of {', '.join(get_args(Precision))}, got {precision!r}")
+        self.record = record
+        self.device = pick_device(device)
+        self.precision = precision
+        self.network = network.prepare(self.device, torch.bfloat16 if precision == "bfloat16" else torch.float32)
+
+    @property
+    def window_samples(self) -> int:
+        """Length of a window in samples; longer clips are cut."""
+        return round(WINDOW_SECONDS * self.network.sample_rate)
+
+    @property
+    def max_batch_frames(self) -> int:
+        """Most feature frames, padding included, of a batch of MAX_BATCH windows."""
+        return self.network.max_batch_frames
+
+    def windows(self, blocks: Iterable[NDArray[np.float32]]) -> Iterator[NDArray[np.float32]]:
+        """Cut a sound, given in blocks at the network's own rate, into windows."""
+        return iter_windows(blocks, self.window_samples, self.network.min_samples)
+
+    def features(self, window: NDArray[np.float32]) -> torch.Tensor:
+        """Features of one window, on the CPU, shape (feature frames, bins); safe to call from several threads."""
+        with torch.inference_mode():
+            return self.network.features(torch.from_numpy(window))
+
+    def new_sum(self) -> ClipSum:
+        """Empty sum that pools the windows of a clip as this network does."""
+        network = self.network
+        return ClipSum(network.pools_by_maximum, network.embedding_maximum, network.unit_length)
+
+    def run(
+        self, features: Sequence[torch.Tensor], *, probabilities: bool = False, max_items: int = MAX_BATCH
+    ) -> list[WindowResult]:
+        """Run windows through the network in batches of similar length.
+
+        Parameters
+        ----------
+        features : sequence of torch.Tensor, shape (feature frames, bins) each
+            What `features` gave.
+        probabilities : bool
+            Also pool the probabilities of the events.
+        max_items : int
+            Most windows in a batch.
+
+        Returns
+        -------
+        list of WindowResult
+            In the order given.
+        """
+        results: list[WindowResult | None] = [None] * len(features)
+        max_frames = self.max_batch_frames * max_items // MAX_BATCH
+        for batch in plan_batches([len(item) for item in features], max_items, max_frames):
+            for index, result in zip(batch, self._run_batch([features[i] for i in batch], probabilities), strict=True):
+                results[index] = result
+        return [result for result in results if result is not None]
+
+    @torch.inference_mode()
+    def _run_batch(self, features: Sequence[torch.Tensor], probabilities: bool) -> list[WindowResult]:
+        lengths = [len(item) for item in features]
+        equal = min(lengths) == max(lengths)
+        padded = torch.nn.utils.rnn.pad_sequence(list(features), batch_first=True).to(self.device)
+        # TF32 would make CUDA differ from the CPU in the third digit.
+        with torch.backends.cudnn.flags(allow_tf32=False):
+            output = self.network(padded, None if equal else torch.tensor(lengths, device=self.device))
+            terms = self.network.pool_terms(output) if probabilities else None
+        frames = output.frames.cpu().numpy()
+        valid = [frames.shape[1]] * len(features) if output.lengths is None else output.lengths.tolist()
+        if terms is None:
+            return [WindowResult(frames[i, :n]) for i, n in enumerate(valid)]
+        numerators, denominators = (term.double().cpu().numpy() for term in terms)
+        return [WindowResult(frames[i, :n], (numerators[i], denominators[i])) for i, n in enumerate(valid)]
+
+    def stream(self, windows: Iterable[NDArray[np.float32]]) -> Iterator[Frames]:
+        """Frame embeddings of consecutive windows, with times from the start of the first one."""
+        for number, window in enumerate(windows):
+            embeddings = self.run([self.features(window)])[0].frames
+            yield Frames(embeddings, self.frame_times(len(embeddings), number * WINDOW_SECONDS))
+
+    def frame_times(self, frames: int, start: float) -> NDArray[np.float64]:
+        """Centres, in seconds, of the frames of a window that starts at `start`."""
+        return start + self.network.first_frame_time + np.arange(frames) / self.network.frame_rate
+
+    @torch.inference_mode()
+    def frame_probabilities(self, features: torch.Tensor) -> NDArray[np.float32]:
+        """Probability of each event in each frame of one window, shape (frames, classes)."""
+        with torch.backends.cudnn.flags(allow_tf32=False):
+            return np.asarray(self.network(features[None].to(self.device)).probabilities[0].float().cpu())
+
+
+def pick_device(device: str | torch.device | None) -> torch.device:
+    """Device of a name, by default the first CUDA device, else the CPU.
+
+    Raises
+    ------
+    ValueError
+        For a name that PyTorch does not know, or a device that is not there.
+    """
+    if device is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        picked = torch.device(device)
+    except RuntimeError as error:
+        raise ValueError(f"expected a device such as 'cpu' or 'cuda:0', got {device!r}") from error
+    if picked.type == "cuda" and not torch.cuda.is_available():
+        raise ValueError(f"device {device!r} was asked for, but PyTorch sees no CUDA device here; use device='cpu'")
+    return picked

@@ -1,0 +1,32 @@
+"""Types that several rooms share."""
+
+from __future__ import annotations
+
+from typing import Any, Literal, NamedTuple, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["AudioInput", "Frames", "Normalize", "Precision"]
+
+Precision = Literal["float32", "bfloat16"]
+# What a linear probe does to embeddings before its classifier.
+Normalize = Literal["standardize+l2", "l2", "none"]
+# A path, an array-like, a tensor, or a list of these: `sedembed.audio` tells them apart.
+AudioInput: TypeAlias = Any
+
+
+class Frames(NamedTuple):
+    """Frame embeddings of a clip, or of one window of a stream.
+
+    Attributes
+    ----------
+    embeddings : ndarray of float32, shape (frames, embedding size)
+        One vector for each frame, as the network gives it. Frame vectors are never scaled to unit length. A frame of
+        TALNet stands for 0.1 s. A frame of WEANet spans 0.96 s and starts 0.32 s after the frame before it.
+    times : ndarray of float64, shape (frames,)
+        Centre of each frame in seconds from the start of the clip.
+    """
+
+    embeddings: NDArray[np.float32]
+    times: NDArray[np.float64]
