@@ -133,7 +133,7 @@ class Experiment:
         # The mean of the targets, so that training does not begin by learning how rare each class is.
         bias = -math.log(len(self.train.classes) - 1)
         start = replace(config, seed=stage_seed(config.seed, stage), even_attention=True, output_bias=bias)
-        network = start.build(len(self.train.classes), self.mean, self.std)
+        network = start.build(len(self.train.classes), (self.mean, self.std))
         return save_pretrained(network, folder / f"initial-{stage}")
 
     def run(self, noise: float, seed: int, sustain: SustainConfig, steps: int, training: str) -> None:

@@ -18,13 +18,13 @@ from sedembed._training.features import (
     FeatureStore,
     UnreadableClipError,
     count_frames,
-    feature_rate,
     open_threads,
     silence_under,
 )
 from sedembed._training.sampler import BalancedOrder, Order, ShuffledOrder, positions_of
-from sedembed._training.settings import Network, TrainConfig
+from sedembed._training.settings import TrainConfig
 from sedembed.errors import DatasetError
+from sedembed.models.base import Backbone
 
 __all__ = ["Batch", "BatchMaker"]
 
@@ -61,14 +61,14 @@ class BatchMaker:
         Crops, masks, order.
     clips, features : ClipSet, FeatureStore
         What to train on.
-    network : TALNet or WEANet
+    network : Backbone
         Its normalisation and front end.
     processes : Processes
         Who shares each batch.
     """
 
     def __init__(
-        self, config: TrainConfig, clips: ClipSet, features: FeatureStore, network: Network, processes: Processes
+        self, config: TrainConfig, clips: ClipSet, features: FeatureStore, network: Backbone, processes: Processes
     ) -> None:
         if len(features) != len(clips):
             raise DatasetError(f"expected features of the {len(clips)} training clips, got those of {len(features)}")
@@ -82,7 +82,9 @@ class BatchMaker:
         else:
             self.order = ShuffledOrder(len(clips), config.seed)
         self._config, self._clips, self._features, self._processes = config, clips, features, processes
-        self._rate = feature_rate(network)
+        self._rate = network.feature_rate
+        own: float | str = 0.0 if network.spec_augment_fill == "zero" else "mean"
+        self._fill = own if config.spec_augment_fill is None else config.spec_augment_fill
         self._frames = None if config.seconds is None else count_frames(network, config.seconds)
         self._mean = network.mean.detach().cpu().numpy()
         self._std = network.std.detach().cpu().numpy()
@@ -104,7 +106,7 @@ class BatchMaker:
             frames, bins = normalised.shape
             most = min(round(config.spec_augment_seconds * self._rate), frames)
             interval, band = spec_augment_bounds(frames, bins, most, min(config.spec_augment_bins, bins), rng)
-            fill = normalised.mean() if config.spec_augment_fill is None else config.spec_augment_fill
+            fill = normalised.mean() if self._fill == "mean" else self._fill
             normalised[interval] = fill
             normalised[:, band] = fill
         return normalised, index, np.asarray((silence - self._mean) / self._std, np.float32)

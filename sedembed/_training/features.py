@@ -20,9 +20,9 @@ from tqdm import tqdm
 
 from sedembed._training.clips import ClipSet
 from sedembed._training.distributed import current_processes
-from sedembed._training.settings import Network
 from sedembed.audio.reader import load_audio
 from sedembed.errors import AudioError, DatasetError
+from sedembed.models.base import Backbone
 from sedembed.models.frontend import FLOOR, Spectrogram
 
 __all__ = [
@@ -30,7 +30,6 @@ __all__ = [
     "UnreadableClipError",
     "count_frames",
     "default_workers",
-    "feature_rate",
     "open_threads",
     "silence_under",
 ]
@@ -82,7 +81,7 @@ class FeatureStore:
     def open(
         cls,
         clips: ClipSet,
-        network: Network,
+        network: Backbone,
         cache: Path | None = None,
         *,
         workers: int | None = None,
@@ -95,7 +94,7 @@ class FeatureStore:
         ----------
         clips : ClipSet
             Recordings of any rate and format that `sedembed.audio.reader` reads.
-        network : TALNet or WEANet
+        network : Backbone
             Its front end is used, not its weights.
         cache : Path, optional
             Folder for the features as float16, half of 1/32 dB exact within -128 to 128 dB. What is not there yet is
@@ -117,7 +116,7 @@ class FeatureStore:
         workers = default_workers() if workers is None else workers
         spectrogram = network.spectrogram
         compute = _Front(network, clips)
-        front_end = describe_front_end(network)
+        front_end = network.describe_front_end()
         failures: dict[int, tuple[str, str]] = {}
         if cache is None:
             return cls(clips, compute, failures, front_end, spectrogram, min_share, False, workers)
@@ -201,12 +200,7 @@ def default_workers() -> int:
     return min(8, os.cpu_count() or 1)
 
 
-def feature_rate(network: Network) -> float:
-    """Feature frames per second."""
-    return network.feature_rate
-
-
-def count_frames(network: Network, seconds: float) -> int:
+def count_frames(network: Backbone, seconds: float) -> int:
     """Feature frames that the network's front end gives for a sound of so many seconds."""
     samples = max(round(seconds * network.sample_rate), network.min_samples)
     return len(network.features(torch.zeros(samples)))
@@ -215,11 +209,6 @@ def count_frames(network: Network, seconds: float) -> int:
 def silence_under(features: NDArray[np.float32], spectrogram: Spectrogram) -> float:
     """Decibels that the front end gives for silence in the window of these features."""
     return max(10.0 * float(np.log10(FLOOR)), float(features.max()) - spectrogram.top_db)
-
-
-def describe_front_end(network: Network) -> dict[str, Any]:
-    """All that features depend on but the sound."""
-    return network.describe_front_end()
 
 
 @contextmanager
@@ -243,7 +232,7 @@ def open_threads(workers: int) -> Iterator[ThreadPoolExecutor]:
 class _Front:
     """Decodes a clip and computes its features."""
 
-    def __init__(self, network: Network, clips: ClipSet) -> None:
+    def __init__(self, network: Backbone, clips: ClipSet) -> None:
         self._network, self._paths = network, clips.paths
 
     def __call__(self, index: int) -> NDArray[np.float32]:

@@ -19,13 +19,16 @@ from tqdm import tqdm
 from sedembed._training.batches import Batch, BatchMaker
 from sedembed._training.clips import ClipSet
 from sedembed._training.distributed import current_processes, share_batch_statistics
-from sedembed._training.features import FeatureStore, UnreadableClipError, describe_front_end
+from sedembed._training.features import FeatureStore, UnreadableClipError
 from sedembed._training.prediction import check_validation, predict, validate
 from sedembed._training.records import RunFolder, find_revision, fingerprint, list_versions
-from sedembed._training.settings import Network, TrainConfig
+from sedembed._training.settings import TrainConfig
 from sedembed.errors import DatasetError, DivergedError
+from sedembed.models.base import Backbone, Normalizer
 from sedembed.models.layers.blocks import PROBABILITY_FLOOR
+from sedembed.models.layers.replace import replace_layers
 from sedembed.models.layers.winograd import use_winograd
+from sedembed.models.registry import architecture_of
 from sedembed.models.weights import load_network, resolve, save_pretrained
 
 __all__ = ["Training", "predict"]
@@ -109,6 +112,7 @@ class Training:
         self._folder = RunFolder(out, self._processes.first, tensorboard)
         self._hide_bar = True if not self._processes.first else None if progress is None else not progress
         starting = None if initial is None else load_network(resolve(initial))
+        self.network_class = architecture_of(config.model)
         self._hold_run(initial)
         self.network = self._make_network(starting)
         self._batches = BatchMaker(config, train, train_features, self.network, self._processes)
@@ -250,32 +254,30 @@ class Training:
 
     # --- making -------------------------------------------------------------------------------------------------
 
-    def _make_network(self, starting: Network | None) -> Network:
+    def _make_network(self, starting: Backbone | None) -> Backbone:
         config, classes = self.config, len(self.train.classes)
         if starting is not None:
             self._check_starting(starting)
             network = starting.requires_grad_(True)
         elif config.normalization == "measured":
-            network = config.build(classes, *self._measure())
+            network = config.build(classes, self._measure())
         else:
             network = config.build(classes)
-        described = describe_front_end(network)
+        described = network.describe_front_end()
         for features in (self._train_features, self._validation_features):
             if features is not None and features.front_end != described:
                 raise DatasetError(
                     "the features are of another front end than the network's; open them for this network"
                 )
         network.to(device=self.device, dtype=self._dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        for module in list(network.modules()):
-            if type(module) is nn.Linear:
-                module.__class__ = _FullLinear
+        replace_layers(network, lambda layer: _FullLinear.like(layer) if type(layer) is nn.Linear else None)
         if config.winograd and self.device.type == "cpu" and config.precision == "float32":
             use_winograd(network)
         if self._processes.count > 1:
             share_batch_statistics(network, self.device)
         return network
 
-    def _check_starting(self, starting: Network) -> None:
+    def _check_starting(self, starting: Backbone) -> None:
         classes, found = len(self.train.classes), starting.config
         if found.architecture != self.config.model or found.classes != classes:
             raise DatasetError(
@@ -287,7 +289,7 @@ class Training:
         if other:
             raise DatasetError(f"the initial weights have another {', '.join(other)} than the settings; leave them out")
 
-    def _measure(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    def _measure(self) -> Normalizer:
         """Mean and deviation of the training features, over evenly spaced clips if there are many; kept on disk."""
         file = self._path("normalizer.json")
         if self._processes.first and not file.exists():
@@ -304,7 +306,7 @@ class Training:
                 frames += len(features)
             if not frames:
                 raise DatasetError("no training clip can be decoded; see the log for the reasons")
-            if self.config.model == "weanet":
+            if not self.network_class.normalizes_bins:
                 total, squares, frames = total.sum(), squares.sum(), frames * len(total)
             mean = np.atleast_1d(total / frames)
             std = np.sqrt(np.maximum(np.atleast_1d(squares / frames) - mean**2, 1e-6))
@@ -407,7 +409,7 @@ class Training:
 class Classifier(nn.Module):
     """A network from normalised features to clip probabilities, as `DistributedDataParallel` needs it."""
 
-    def __init__(self, network: Network) -> None:
+    def __init__(self, network: Backbone) -> None:
         super().__init__()
         self.network = network
 
@@ -418,6 +420,15 @@ class Classifier(nn.Module):
 
 class _FullLinear(nn.Linear):
     """A linear layer in float32 even under autocast: in bfloat16 a probability near 1 is 1, and has no gradient."""
+
+    @classmethod
+    def like(cls, layer: nn.Module) -> _FullLinear:
+        """Layer that shares the parameters of a linear one."""
+        assert isinstance(layer, nn.Linear)
+        with torch.device("meta"):
+            made = cls(layer.in_features, layer.out_features, bias=layer.bias is not None)
+        made.weight, made.bias = layer.weight, layer.bias
+        return made
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         with torch.autocast(x.device.type, enabled=False):

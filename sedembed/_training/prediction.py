@@ -14,8 +14,8 @@ from sedembed import metrics
 from sedembed._training.clips import ClipSet
 from sedembed._training.distributed import Processes
 from sedembed._training.features import FeatureStore, UnreadableClipError, open_threads
-from sedembed._training.settings import Network
 from sedembed.errors import DatasetError
+from sedembed.models.base import Backbone
 
 __all__ = ["check_validation", "predict", "score", "validate"]
 
@@ -23,7 +23,7 @@ _AHEAD = 2
 
 
 def predict(
-    network: Network,
+    network: Backbone,
     features: FeatureStore,
     *,
     batch_size: int = 64,
@@ -33,7 +33,7 @@ def predict(
 
     Parameters
     ----------
-    network : TALNet or WEANet
+    network : Backbone
         Run in evaluation mode and left in the mode it was in.
     features : FeatureStore
         Made for a network of the same front end.
@@ -53,7 +53,7 @@ def predict(
 
 
 def validate(
-    network: Network, clips: ClipSet, features: FeatureStore, batch_size: int, processes: Processes
+    network: Backbone, clips: ClipSet, features: FeatureStore, batch_size: int, processes: Processes
 ) -> dict[str, float]:
     """MAP, MAUC and d' of a network; several processes share the work and get the same numbers."""
     own = processes.share(range(len(features)))
@@ -105,7 +105,7 @@ def check_validation(clips: ClipSet, train: ClipSet) -> None:
 
 
 def _predict(
-    network: Network, features: FeatureStore, rows: Sequence[int] | NDArray[np.int64], batch_size: int
+    network: Backbone, features: FeatureStore, rows: Sequence[int] | NDArray[np.int64], batch_size: int
 ) -> NDArray[np.float32]:
     result = np.full((len(rows), network.config.classes), np.nan, np.float32)
     training = network.training

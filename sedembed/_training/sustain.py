@@ -18,7 +18,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Annotated, Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -31,8 +31,9 @@ from sedembed._training.distributed import current_processes
 from sedembed._training.features import FeatureStore
 from sedembed._training.loop import Training, predict
 from sedembed._training.records import fingerprint
-from sedembed._training.settings import TrainConfig, make_settings
+from sedembed._training.settings import TrainConfig
 from sedembed._training.soft_labels import read_soft_labels
+from sedembed._utils.schema import Range, check_fields, from_table
 from sedembed.errors import DatasetError
 from sedembed.models.weights import WEIGHTS_FILE, load_network, resolve
 from sedembed.store.store import atomic_file
@@ -95,24 +96,17 @@ class SustainConfig:
         If a value is out of its range, or the lengths do not fit each other.
     """
 
-    stages: int = 1
-    teachers: int = 1
-    alphas: Sequence[float] | Sequence[Sequence[float]] = (0.3, 0.7)
+    stages: Annotated[int, Range(0)] = 1
+    teachers: Annotated[int, Range(0)] = 1
+    alphas: Sequence[Any] = (0.3, 0.7)
     carry_weights: bool = False
     soft_labels: str | None = None
     soft_labels_as: SoftLabelsAs = "teacher"
 
     def __post_init__(self) -> None:
-        for name in ("stages", "teachers"):
-            if type(getattr(self, name)) is not int or getattr(self, name) < 0:
-                raise ValueError(f"{name} must be a whole number of at least 0, got {getattr(self, name)!r}")
-        if type(self.carry_weights) is not bool:
-            raise ValueError(f"carry_weights must be true or false, got {self.carry_weights!r}")
-        if self.soft_labels is not None and (not isinstance(self.soft_labels, str) or not self.soft_labels):
-            raise ValueError(f"soft_labels must be the path of a table or null, got {self.soft_labels!r}")
-        if self.soft_labels_as not in get_args(SoftLabelsAs):
-            allowed = ", ".join(get_args(SoftLabelsAs))
-            raise ValueError(f"soft_labels_as must be one of {allowed}, got {self.soft_labels_as!r}")
+        check_fields(self)
+        if self.soft_labels == "":
+            raise ValueError("soft_labels must be the path of a table or null, got ''")
         if not isinstance(self.alphas, list | tuple) or not self.alphas:
             raise ValueError(f"alphas must be a list of numbers, or one such list for each stage, got {self.alphas!r}")
         nested = [isinstance(item, list | tuple) for item in self.alphas]
@@ -133,7 +127,7 @@ class SustainConfig:
     @classmethod
     def from_table(cls, values: Mapping[str, Any], where: str = "sustain") -> SustainConfig:
         """Make a configuration of plain values, unknown keys refused; `where` begins the errors."""
-        return make_settings(cls, values, where)
+        return from_table(cls, values, where)
 
     @property
     def _lists(self) -> tuple[tuple[float, ...], ...]:

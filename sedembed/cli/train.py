@@ -24,7 +24,7 @@ _METRICS = {"map": "MAP", "mauc": "MAUC", "d_prime": "d'"}
 def register(add: AddCommand) -> None:
     """Add the commands of this module."""
     sub = add("train", _train, "train a network on a copy of AudioSet, or continue where that was interrupted")
-    sub.add_argument("model", choices=["talnet", "weanet"], help="architecture")
+    sub.add_argument("model", help="architecture: talnet, weanet, or another registered one")
     sub.add_argument(
         "--data", metavar="DIR", type=Path, required=True, help="AudioSet's lists of segments and recordings"
     )

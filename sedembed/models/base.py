@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import asdict
-from typing import Any, ClassVar, Literal, NamedTuple, TypeVar
+from typing import Any, ClassVar, Literal, NamedTuple, TypeAlias, TypeVar
 
 import torch
 from torch import nn
@@ -14,8 +14,10 @@ from sedembed.models.labels import load_labels
 from sedembed.models.layers.blocks import prepare_convolutions
 from sedembed.types import Normalize
 
-__all__ = ["Backbone", "NetworkOutput"]
+__all__ = ["Backbone", "NetworkOutput", "Normalizer"]
 
+# Mean and standard deviation of features.
+Normalizer: TypeAlias = tuple[tuple[float, ...], tuple[float, ...]]
 _Backbone = TypeVar("_Backbone", bound="Backbone")
 
 
@@ -222,31 +224,35 @@ class Backbone(nn.Module, ABC):
         """Layer that gives the logits of the attention, if there is one."""
         return None
 
+    @property
+    def contiguous_blocks(self) -> tuple[nn.Module, ...]:
+        """Blocks whose training is faster in PyTorch's default memory order than in channels_last."""
+        return ()
+
     @classmethod
-    def default_config(
-        cls, classes: int, mean: tuple[float, ...] | None = None, std: tuple[float, ...] | None = None, **fields: Any
-    ) -> Any:
+    def default_config(cls, classes: int, measured: Normalizer | None = None, **fields: Any) -> Any:
         """Make the configuration of an untrained network.
 
         Parameters
         ----------
         classes : int
             Number of sound events.
-        mean, std : tuple of float, optional
-            Measured normalisation in dB, one number for each bin or one in all, as `normalizes_bins` says. By default
-            that of the architecture.
+        measured : tuple of two tuples of float, optional
+            Mean and standard deviation of the training features in dB, one number for each bin or one in all, as
+            `normalizes_bins` says. By default the architecture's own normalisation.
         **fields
-            Other fields of the configuration.
+            Other fields of the configuration; they go before the measured ones.
 
         Raises
         ------
         TypeError, ValueError
             For a field that there is not, or a value that is not allowed.
         """
-        if mean is not None and std is not None:
+        values: dict[str, Any] = {}
+        if measured is not None:
+            mean, std = measured
             values = {"mean": mean, "std": std} if cls.normalizes_bins else {"mean": mean[0], "std": std[0]}
-            fields = {**values, **fields}
-        return cls.config_class(classes=classes, **fields)
+        return cls.config_class(**{"classes": classes, **values, **fields})
 
     def describe_front_end(self) -> dict[str, Any]:
         """All that features depend on besides the sound; a cache of features keeps it."""

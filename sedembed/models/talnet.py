@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from importlib.resources import files
-from typing import Any, Literal, get_args
+from typing import Annotated, Any, Literal
 
 import torch
 from torch import nn
 
+from sedembed._utils.schema import Range, check_fields
 from sedembed.models import papers
-from sedembed.models.base import Backbone, NetworkOutput
+from sedembed.models.base import Backbone, NetworkOutput, Normalizer
 from sedembed.models.frontend import FRAME_RATE, TALNET, log_mel
 from sedembed.models.layers.blocks import PROBABILITY_FLOOR, ConvBlock, blank_beyond, prepare_convolutions
 from sedembed.models.layers.gru import bidirectional_gru
@@ -42,21 +43,18 @@ class TALNetConfig:
 
     mean: tuple[float, ...]
     std: tuple[float, ...]
-    classes: int = 527
+    classes: Annotated[int, Range(1)] = 527
     pooling: Pooling = "linear"
     architecture: Literal["talnet"] = "talnet"
 
     def __post_init__(self) -> None:
+        check_fields(self)
         if len(self.mean) != 64 or len(self.std) != 64:
             raise ValueError(
                 f"mean and std need 64 numbers each, one per mel bin, got {len(self.mean)}, {len(self.std)}"
             )
         if not all(value > 0 for value in self.std):
             raise ValueError("std needs positive numbers only")
-        if self.classes < 1:
-            raise ValueError(f"classes must be at least 1, got {self.classes}")
-        if self.pooling not in get_args(Pooling):
-            raise ValueError(f"pooling must be one of {', '.join(get_args(Pooling))}, got {self.pooling!r}")
 
 
 class TALNet(Backbone):
@@ -115,8 +113,7 @@ class TALNet(Backbone):
             if parameter.ndim == 1:
                 nn.init.zeros_(parameter)
             elif name.startswith("gru."):
-                for gate in parameter.chunk(3):
-                    nn.init.orthogonal_(gate)
+                nn.init.orthogonal_(parameter)
             else:
                 nn.init.xavier_uniform_(parameter)
 
@@ -207,16 +204,13 @@ class TALNet(Backbone):
         return getattr(self, "fc_att", None)
 
     @classmethod
-    def default_config(
-        cls, classes: int, mean: tuple[float, ...] | None = None, std: tuple[float, ...] | None = None, **fields: Any
-    ) -> TALNetConfig:
-        """`Backbone.default_config`; without a measured normalisation, that of the authors' AudioSet training set."""
-        if mean is None or std is None:
-            mean, std = packaged_normalizer()
-        return TALNetConfig(**{"classes": classes, "mean": mean, "std": std, **fields})
+    def default_config(cls, classes: int, measured: Normalizer | None = None, **fields: Any) -> TALNetConfig:
+        """`Backbone.default_config`; the default normalisation is that of the authors' AudioSet training set."""
+        config: TALNetConfig = super().default_config(classes, measured or packaged_normalizer(), **fields)
+        return config
 
 
-def packaged_normalizer() -> tuple[tuple[float, ...], tuple[float, ...]]:
+def packaged_normalizer() -> Normalizer:
     """Mean and standard deviation of TALNet's features over the authors' AudioSet training set, 64 numbers each, dB."""
     numbers = json.loads(files("sedembed.models").joinpath("talnet_normalizer.json").read_text(encoding="utf-8"))
     return tuple(numbers["mu"]), tuple(numbers["sigma"])

@@ -8,14 +8,14 @@ released predecessor and the geometry; each such choice is a field of `WEANetCon
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Annotated, Any, Literal
 
 import torch
 from torch import nn
 from torch.nn import functional
 
+from sedembed._utils.schema import Range, check_fields
 from sedembed.models import papers
 from sedembed.models.base import Backbone, NetworkOutput
 from sedembed.models.frontend import Spectrogram
@@ -56,36 +56,29 @@ class WEANetConfig:
         Always "weanet".
     """
 
-    classes: int = 527
+    classes: Annotated[int, Range(1)] = 527
     embedding_pooling: EmbeddingPooling = "average"
     channels: tuple[int, ...] = (64, 128, 256, 512)
     pools: tuple[int, ...] = (4, 2, 2, 2)
-    segment_channels: int = 2048
-    segment_steps: int = 3
+    segment_channels: Annotated[int, Range(1)] = 2048
+    segment_steps: Annotated[int, Range(1)] = 3
     hidden_channels: tuple[int, ...] = (1024, 1024)
-    n_fft: int = 512
-    win_length: int = 256
-    hop_length: int = 160
-    n_mels: int = 64
+    n_fft: Annotated[int, Range(1)] = 512
+    win_length: Annotated[int, Range(1)] = 256
+    hop_length: Annotated[int, Range(1)] = 160
+    n_mels: Annotated[int, Range(1)] = 64
     power: float = 2.0
-    top_db: float = 80.0
+    top_db: Annotated[float, Range(0, open=True)] = 80.0
     mean: float = 0.0
-    std: float = 1.0
+    std: Annotated[float, Range(0, open=True)] = 1.0
     architecture: Literal["weanet"] = "weanet"
 
     def __post_init__(self) -> None:
+        check_fields(self)
         for name, count in (("channels", 4), ("pools", 4), ("hidden_channels", 2)):
-            if len(getattr(self, name)) != count:
-                raise ValueError(f"{name} needs {count} numbers, got {len(getattr(self, name))}")
-        sizes = ("classes", "segment_channels", "segment_steps", "n_fft", "win_length", "hop_length", "n_mels")
-        for name in sizes:
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        for name in ("channels", "pools", "hidden_channels"):
-            if min(getattr(self, name)) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        if self.embedding_pooling not in get_args(EmbeddingPooling):
-            raise ValueError(f"embedding_pooling must be average or max, got {self.embedding_pooling!r}")
+            numbers = getattr(self, name)
+            if len(numbers) != count or min(numbers) < 1:
+                raise ValueError(f"{name} must be {count} whole numbers of at least 1, got {numbers}")
         if self.n_mels % self.segment_hop:
             raise ValueError(
                 f"n_mels must be a multiple of the product of pools, {self.segment_hop}, got {self.n_mels}"
@@ -94,8 +87,6 @@ class WEANetConfig:
             raise ValueError(f"win_length must be even and at most n_fft, got {self.win_length}")
         if self.power not in (1.0, 2.0):
             raise ValueError(f"power must be 1 or 2, got {self.power}")
-        if not (0 < self.top_db < math.inf and 0 < self.std < math.inf and math.isfinite(self.mean)):
-            raise ValueError("top_db, mean and std must be finite, top_db and std positive")
 
     @property
     def segment_hop(self) -> int:
@@ -276,6 +267,11 @@ class WEANet(Backbone):
     def attention_layer(self) -> nn.Linear | None:
         """Linear layer of the class-specific attention."""
         return self.attention
+
+    @property
+    def contiguous_blocks(self) -> tuple[nn.Module, ...]:
+        """B1: gradients of its 64 wide channels took a third of the time (oneDNN, measured)."""
+        return (self.get_submodule("b1"),)
 
     def describe_front_end(self) -> dict[str, Any]:
         """`Backbone.describe_front_end`, with the multiple of frames to which features are extended."""

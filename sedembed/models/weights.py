@@ -13,19 +13,19 @@ import json
 import math
 import os
 import re
-import sys
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, Literal, NoReturn, get_args, get_origin, get_type_hints
+from typing import Any, NoReturn
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from safetensors.torch import save as to_safetensors
 
+from sedembed._utils.schema import from_table, read_json_object
 from sedembed.errors import ModelNotFoundError, WeightsError
 from sedembed.models import hub, registry
 from sedembed.models.base import Backbone
@@ -402,59 +402,13 @@ def _checked(
 
 
 def _parse_config(text: str | bytes, where: str) -> Any:
-    try:
-        values = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise WeightsError(f"{where} is not valid JSON: {error}.") from error
-    if not isinstance(values, dict):
-        raise WeightsError(f"{where}: expected a JSON object, got {type(values).__name__}.")
+    values = read_json_object(text, where, WeightsError)
     architecture = values.get("architecture")
     if not isinstance(architecture, str) or architecture not in list_architectures():
         raise WeightsError(
             f"{where}: key 'architecture' should be one of {', '.join(list_architectures())}, got {architecture!r}."
         )
-    kind = architecture_of(architecture).config_class
-    types = get_type_hints(kind)
-    for word, keys in (("missing", types.keys() - values.keys()), ("unknown", values.keys() - types.keys())):
-        if keys:
-            raise WeightsError(
-                f"{where}: {word} key {', '.join(map(repr, sorted(keys)))}; a {architecture} configuration has exactly "
-                f"{', '.join(types)}."
-            )
-    try:
-        return kind(**{key: _typed(key, types[key], values[key]) for key in types})
-    except ValueError as error:
-        raise WeightsError(f"{where}: {error}.") from error
-
-
-def _typed(key: str, kind: Any, value: Any) -> Any:
-    if kind == tuple[float, ...]:
-        if isinstance(value, list) and all(map(_is_finite, value)):
-            return tuple(float(item) for item in value)
-        expected = "a list of finite numbers"
-    elif kind == tuple[int, ...]:
-        if isinstance(value, list) and all(type(item) is int for item in value):
-            return tuple(value)
-        expected = "a list of whole numbers"
-    elif kind is float:
-        if _is_finite(value):
-            return float(value)
-        expected = "a finite number"
-    elif get_origin(kind) is Literal:
-        if value in get_args(kind):
-            return value
-        expected = f"one of {', '.join(map(repr, get_args(kind)))}"
-    else:
-        if type(value) is kind:  # not isinstance: true is no whole number
-            return value
-        expected = f"of type {kind.__name__}"
-    shown = repr(value)
-    raise ValueError(f"key {key!r} should be {expected}, got {shown if len(shown) < 80 else shown[:80] + '...'}")
-
-
-def _is_finite(value: Any) -> bool:
-    """Whether this is a number as JSON has them; Python's reader takes NaN, Infinity and true for numbers too."""
-    return type(value) in (int, float) and abs(value) <= sys.float_info.max
+    return from_table(architecture_of(architecture).config_class, values, where, WeightsError, whole=True)
 
 
 def _from_hub(

@@ -219,8 +219,8 @@ def test_clip_that_a_teacher_could_not_hear_keeps_its_labels():
         ({"teachers": "1"}, "teachers must be a whole number"),
         ({"carry_weights": 1}, "carry_weights must be true or false"),
         ({"soft_labels": ""}, "soft_labels must be the path"),
-        ({"soft_labels_as": "labels"}, "one of teacher, stage-0, got 'labels'"),
-        ({"alpha": [0.3, 0.7]}, "unknown settings alpha; known are alphas"),
+        ({"soft_labels_as": "labels"}, "one of 'teacher', 'stage-0', got 'labels'"),
+        ({"alpha": [0.3, 0.7]}, "unknown key 'alpha'; known are stages"),
     ],
 )
 def test_settings_that_do_not_fit_are_refused(values, message):
@@ -496,7 +496,7 @@ def test_command_trains_stages(audioset, tmp_path, capsys):
     assert "stage 1 needs the model of stage 0" in capsys.readouterr().err
     settings.write_text(json.dumps({**table, "sustain": {"alpha": [0.3, 0.7]}}))
     assert main([*command, str(tmp_path / "other")]) == 2
-    assert "sustain: unknown settings alpha" in capsys.readouterr().err
+    assert "sustain: unknown key 'alpha'" in capsys.readouterr().err
 
 
 # --- probabilities on disk -----------------------------------------------------------------------------------------

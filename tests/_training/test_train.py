@@ -21,7 +21,7 @@ from sedembed._training import loop
 from sedembed._training.batches import BatchMaker
 from sedembed._training.clips import ClipSet, hold_out, read_audioset
 from sedembed._training.distributed import Processes
-from sedembed._training.features import FeatureStore, UnreadableClipError, describe_front_end
+from sedembed._training.features import FeatureStore, UnreadableClipError
 from sedembed._training.loop import Training, predict
 from sedembed._training.prediction import score
 from sedembed._training.sampler import BalancedOrder, ShuffledOrder, positions_of
@@ -69,7 +69,7 @@ def store(clips: ClipSet, config: TrainConfig | None = None, **options: Any) -> 
 
 def fake_store(clips: ClipSet, config: TrainConfig, read: Any) -> FeatureStore:
     network = config.build(1)
-    return FeatureStore(clips, read, {}, describe_front_end(network), network.config.spectrogram, 0.5, True, 1)
+    return FeatureStore(clips, read, {}, network.describe_front_end(), network.spectrogram, 0.5, True, 1)
 
 
 def training(config: TrainConfig, clips: ClipSet, out: Path, validate: bool = True, **options: Any) -> Training:
@@ -129,20 +129,23 @@ class TestSettings:
     @pytest.mark.parametrize(
         ("text", "said"),
         [
-            ('{"stepz": 1}', "unknown settings stepz; known are balanced"),
+            ('{"stepz": 1}', "unknown key 'stepz'; known are model"),
             ("[1]", "expected a JSON object"),
-            ("{", "is not a JSON file"),
+            ("{", "is not valid JSON"),
             ('{"steps": 0}', "steps must be a whole number of at least 1, got 0"),
             ('{"steps": true}', "steps must be"),
-            ('{"learning_rate": NaN}', "learning_rate must be a positive number"),
-            ('{"precision": "int8"}', "precision must be one of float32, bfloat16, float16, float64"),
-            ('{"seconds": 0}', "seconds must be a positive number or null"),
-            ('{"plateau_factor": 1}', "plateau_factor must be between 0 and 1"),
+            ('{"learning_rate": NaN}', "learning_rate must be a finite number above 0"),
+            ('{"precision": "int8"}', "precision must be one of 'float32', 'bfloat16', 'float16', 'float64'"),
+            ('{"seconds": 0}', "seconds must be a finite number above 0 or null"),
+            ('{"plateau_factor": 1}', "plateau_factor must be a finite number between 0 and 1"),
             ('{"network": {"channels": 3}}', "network: unknown fields channels; known are mean, std, pooling"),
             ('{"network": {"pooling": "median"}}', "pooling must be one of"),
-            ('{"network": {"pooling": 3}}', "pooling cannot be 3"),
-            ('{"model": "weanet", "network": {"channels": [1.5, 2, 2, 2]}}', "channels cannot be"),
-            ('{"model": "weanet", "network": {"top_db": "much"}}', "top_db cannot be"),
+            ('{"network": {"pooling": 3}}', "network: pooling must be one of"),
+            (
+                '{"model": "weanet", "network": {"channels": [1.5, 2, 2, 2]}}',
+                "network: channels must be a list of whole numbers",
+            ),
+            ('{"model": "weanet", "network": {"top_db": "much"}}', "network: top_db must be a finite number above 0"),
         ],
     )
     def test_what_is_wrong_is_said(self, tmp_path: Path, text: str, said: str) -> None:
@@ -449,6 +452,19 @@ class TestBatches:
             changed = before != after
             assert changed.any()
             np.testing.assert_array_equal(after[changed], before.mean())
+
+    @pytest.mark.parametrize(("fill", "expected"), [(None, 0.0), ("mean", "mean"), (2.5, 2.5)])
+    def test_talnet_masks_with_zero_after_normalisation(self, clips: ClipSet, fill: Any, expected: Any) -> None:
+        ramp = np.linspace(-90, -10, 400 * 64, dtype=np.float32).reshape(400, 64)
+        settings = {"model": "talnet", "network": {}, "seconds": 5.0}
+        whole = self.maker(clips, lambda _: ramp, spec_augment=False, **settings)
+        masked = self.maker(clips, lambda _: ramp, spec_augment_fill=fill, **settings)
+        for position in range(10):
+            before, after = whole.item(position)[0], masked.item(position)[0]
+            changed = before != after
+            assert changed.any()
+            value = before.mean() if expected == "mean" else np.float32(expected)
+            np.testing.assert_array_equal(after[changed], value)
 
     def test_crops_and_silence(self, clips: ClipSet) -> None:
         ramp = np.repeat(np.arange(200, dtype=np.float32)[:, None], 64, 1)
@@ -837,7 +853,7 @@ class TestCommand:
         ("settings", "options", "said"),
         [
             ({"min_share": 0.99}, [], "only 10 of the 11 clips of the part train are there"),
-            ({"stepz": 3}, [], "unknown settings stepz"),
+            ({"stepz": 3}, [], "unknown key 'stepz'"),
             ({"model": "talnet"}, [], "is for the model 'talnet', not 'weanet'"),
             ({}, ["--device", "nowhere"], "device must be such as cpu or cuda:0"),
             ({}, ["--workers", "0"], "--workers needs a whole number"),

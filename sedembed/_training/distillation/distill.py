@@ -39,10 +39,10 @@ from sedembed._training.distillation.config import DistillConfig
 from sedembed._training.distillation.muon import Muon
 from sedembed._training.distillation.teacher import TEACHER_CELL_SECONDS, TEACHER_SAMPLE_RATE, load_teacher
 from sedembed.errors import DivergedError
+from sedembed.models.base import Backbone
 from sedembed.models.layers.blocks import ConvBlock, fold_batchnorm
 from sedembed.models.layers.winograd import use_winograd
-from sedembed.models.talnet import TALNet, TALNetConfig
-from sedembed.models.weanet import WEANet, WEANetConfig
+from sedembed.models.registry import architecture_of
 from sedembed.models.weights import load_network, resolve, save_pretrained
 
 __all__ = ["Trainer", "main"]
@@ -68,7 +68,7 @@ class Batch:
 class Student(nn.Module):
     """The network and the linear map from its embedding to the teacher's."""
 
-    def __init__(self, network: TALNet | WEANet, teacher_size: int) -> None:
+    def __init__(self, network: Backbone, teacher_size: int) -> None:
         super().__init__()
         self.network = network
         self.to_teacher = nn.Linear(network.embedding_size, teacher_size)
@@ -79,33 +79,32 @@ class Student(nn.Module):
         return self.network.pool(output), self.to_teacher(output.frames)
 
 
-def _new_network(config: DistillConfig, normalizer: Path, collection: Collection) -> TALNet | WEANet:
-    network: TALNet | WEANet
-    if config.model == "talnet":
-        numbers = json.loads(normalizer.read_text())
-        network = TALNet(TALNetConfig(mean=tuple(numbers["mu"]), std=tuple(numbers["sigma"])))
-        nn.init.constant_(network.fc_prob.bias, config.output_bias)
+def _new_network(config: DistillConfig, collection: Collection) -> Backbone:
+    backbone = architecture_of(config.model)
+    if backbone.normalizes_bins:
+        network = backbone(backbone.default_config(527))
     else:
-        mean, std = _measure_decibels(collection)
-        network = WEANet(WEANetConfig(mean=mean, std=std))
-        nn.init.constant_(network.b8.bias, config.output_bias)
-        nn.init.zeros_(network.attention.weight)  # all segments alike at first
+        mean, std = _measure_decibels(backbone, collection)
+        network = backbone(backbone.default_config(527, ((mean,), (std,))))
+    nn.init.constant_(network.event_layer.bias, config.output_bias)
+    if network.attention_layer is not None:
+        nn.init.zeros_(network.attention_layer.weight)  # all segments alike at first
     for module in network.modules():
         if isinstance(module, nn.Conv2d):
             nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
     network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    if isinstance(network, WEANet):
-        # Gradients of 64 wide channels took a third of the time in the other order (oneDNN, measured).
-        network.b1.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+    for block in network.contiguous_blocks:
+        block.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
     return network
 
 
-def _measure_decibels(collection: Collection) -> tuple[float, float]:
-    """Mean and deviation of WEANet's features over every twentieth recording, to a tenth of a decibel."""
-    features = WEANet(WEANetConfig(channels=(1, 1, 1, 1), segment_channels=1, hidden_channels=(1, 1))).features
+def _measure_decibels(backbone: type[Backbone], collection: Collection) -> tuple[float, float]:
+    """Mean and deviation of a network's features over every twentieth recording, to a tenth of a decibel."""
+    with torch.device("meta"):
+        network = backbone(backbone.default_config(527))
     values = torch.cat(
         [
-            features(torch.from_numpy(collection.waveform(index))).flatten()
+            network.features(torch.from_numpy(collection.waveform(index))).flatten()
             for index in range(0, len(collection.files), 20)
             if not collection.held_out[index]
         ]
@@ -170,7 +169,6 @@ class Trainer:
         config: DistillConfig,
         data: Path,
         out: Path,
-        normalizer: Path,
         cache: Path,
         start: Path | None = None,
         device: str = "cpu",
@@ -186,7 +184,7 @@ class Trainer:
         embeddings = known["embeddings"].astype(np.float32)
         self.embedding_mean = torch.from_numpy(embeddings.mean(0))
         self.embedding_std = torch.from_numpy(embeddings.std(0) + 1e-3)
-        network = _new_network(config, normalizer, self.collection)
+        network = _new_network(config, self.collection)
         if config.winograd and self.device.type == "cpu" and config.precision == "float32":
             use_winograd(network)
         self.student = Student(network, self.teacher.embedding_size).to(self.device)
@@ -239,8 +237,7 @@ class Trainer:
         for item in features:
             if rng.random() < config.spec_augment_probability:
                 time_part, band = spec_augment_bounds(frames, bins, longest, SPEC_AUGMENT_BINS, rng)
-                # TALNet's bins have mean zero each; WEANet's do not, and a hole should not look like a sound.
-                fill = 0.0 if config.model == "talnet" else item.mean().item()
+                fill = 0.0 if network.spec_augment_fill == "zero" else item.mean().item()
                 item[time_part] = fill
                 item[:, band] = fill
         up = [soxr.resample(waveform, SAMPLE_RATE, TEACHER_SAMPLE_RATE, quality="HQ") for waveform in waveforms]
@@ -498,7 +495,6 @@ def main() -> None:
     parser.add_argument(
         "--data", type=Path, required=True, help="folder with audio/, segments.csv, teacher.npz, teacher/"
     )
-    parser.add_argument("--normalizer", type=Path, required=True, help="JSON file with mu and sigma, 64 numbers each")
     parser.add_argument("--out", type=Path, required=True, help="folder of the run")
     parser.add_argument("--cache", type=Path, required=True, help="folder for the decoded audio")
     parser.add_argument("--start", type=Path, help="checkpoint.pt of another run, or a model directory, to begin from")
@@ -510,7 +506,6 @@ def main() -> None:
         config,
         arguments.data,
         arguments.out,
-        arguments.normalizer,
         arguments.cache,
         arguments.start,
         arguments.device,

@@ -11,6 +11,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from sedembed.models.layers.replace import replace_layers
+
 __all__ = ["WinogradConv2d", "use_winograd"]
 
 _B = torch.tensor(
@@ -141,13 +143,16 @@ def use_winograd(network: nn.Module, min_channels: int = 128, *, freeze: bool = 
 
     With fewer channels the transforms cost more than the multiplications they save (measured on two cores).
     """
-    for parent in list(network.modules()):
-        for name, module in list(parent.named_children()):
-            if type(module) is nn.Conv2d and _is_plain(module) and module.out_channels >= min_channels:
-                replacement = WinogradConv2d.from_conv(module)
-                if freeze:
-                    replacement.freeze()
-                setattr(parent, name, replacement)
+
+    def make(layer: nn.Module) -> nn.Module | None:
+        if type(layer) is not nn.Conv2d or layer.out_channels < min_channels or not _is_plain(layer):
+            return None
+        replacement = WinogradConv2d.from_conv(layer)
+        if freeze:
+            replacement.freeze()
+        return replacement
+
+    replace_layers(network, make)
 
 
 def _is_plain(conv: nn.Conv2d) -> bool:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-from importlib.resources import files
 from pathlib import Path
 
 import numpy as np
@@ -34,7 +33,6 @@ from sedembed._training.distillation.teacher import TEACHER_CELL_SECONDS, Teache
 from sedembed.models.layers.winograd import WinogradConv2d, use_winograd
 
 SHARED = Path(__file__).parents[4] / "shared" / "data"
-NORMALIZER = Path(str(files("sedembed") / "models" / "talnet_normalizer.json"))
 
 
 class TestWinograd:
@@ -211,7 +209,7 @@ TINY = {
 
 
 def trainer(data: Path, out: Path, start: Path | None = None, **settings: object) -> Trainer:
-    return Trainer(DistillConfig(**{**TINY, **settings}), data, out, NORMALIZER, data / "cache", start)
+    return Trainer(DistillConfig(**{**TINY, **settings}), data, out, data / "cache", start)
 
 
 class TestCollection:
