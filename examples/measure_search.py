@@ -20,7 +20,7 @@ from pathlib import Path
 
 import numpy as np
 
-from sedembed.store.store import FORMAT_VERSION
+from sedembed.store.layout import FORMAT_VERSION
 from sedembed.store.writer import SHARD_ROWS, StoreWriter
 
 PROGRAM = """

@@ -10,6 +10,7 @@ __all__ = [
     "DivergedError",
     "DownloadError",
     "InvalidWaveformError",
+    "MissingPackageError",
     "ModelNotFoundError",
     "OfflineError",
     "ProbeError",
@@ -17,6 +18,7 @@ __all__ = [
     "StoreError",
     "UnsupportedFormatError",
     "WeightsError",
+    "WriteError",
 ]
 
 
@@ -64,12 +66,20 @@ class StoreError(SedembedError, ValueError):
     """A store that is missing, foreign, of other settings, or not writable."""
 
 
+class WriteError(StoreError, OSError):
+    """A file that could not be written."""
+
+
 class DatasetError(SedembedError, ValueError):
     """A copy of a target task's data that is missing, incomplete or laid out otherwise."""
 
 
 class ProbeError(SedembedError, ValueError):
     """A probe or labels that are damaged, or do not fit the vectors they are used with."""
+
+
+class MissingPackageError(SedembedError, ImportError, ValueError):
+    """A package that is not installed, of an extra."""
 
 
 class DivergedError(SedembedError, FloatingPointError):

@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 
 from sedembed._analysis.dendrogram import Choice, Tree
 from sedembed._analysis.label_placement import Box, arrange
+from sedembed._analysis.plotting import require_matplotlib
 from sedembed._analysis.weight_vectors import LARGE, Matrix, Plane
-from sedembed.store.store import atomic_file
+from sedembed._utils.files import write_atomic
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -29,7 +30,6 @@ __all__ = [
     "drawable",
     "matrix",
     "plane",
-    "require_matplotlib",
     "save",
     "strongest",
 ]
@@ -58,20 +58,6 @@ _LONGEST_NAME = 48  # characters
 _TALL = 60  # more classes than a screen shows at once
 _MOST_PIXELS, _MOST_SIDE, _DPI = 60e6, 30_000, 150
 _LAYOUT_DPI = 72  # pixels are points
-
-
-def require_matplotlib() -> None:
-    """Say how to get matplotlib before a long computation rather than after.
-
-    Raises
-    ------
-    ValueError
-        If it is not installed.
-    """
-    try:
-        import matplotlib.style  # noqa: F401
-    except ImportError as error:
-        raise ValueError('pictures need matplotlib: pip install "sedembed[plots]"') from error
 
 
 @contextmanager
@@ -231,8 +217,7 @@ def save(figure: Figure, stem: Path) -> dict[str, bytes]:
             stream = io.BytesIO()
             figure.savefig(stream, format=ending, dpi=dpi if ending == "png" else _LAYOUT_DPI, metadata=metadata)
             written[ending] = stream.getvalue()
-            with atomic_file(stem.with_suffix(f".{ending}")) as opened:
-                opened.write(written[ending])
+            write_atomic(stem.with_suffix(f".{ending}"), written[ending])
     return written
 
 

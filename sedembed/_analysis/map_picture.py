@@ -16,27 +16,13 @@ from sedembed._analysis.map_points import COLOURS, GREY, NOTHING, MapPoints
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["draw_map", "require_matplotlib", "to_png"]
+__all__ = ["draw_map", "to_png"]
 
 logger = logging.getLogger(__name__)
 
 _LONGEST = 34  # characters of a name
 _NAMED = 60  # groups that may have their name in the picture
 _DPI = 150
-
-
-def require_matplotlib() -> None:
-    """Say how to get it before a long computation rather than after.
-
-    Raises
-    ------
-    ValueError
-        If matplotlib is not installed.
-    """
-    try:
-        import matplotlib.figure  # noqa: F401
-    except ImportError as error:
-        raise ValueError('pictures need matplotlib: pip install "sedembed[plots]"; .html needs nothing') from error
 
 
 def draw_map(shown: MapPoints, *, dark: bool = False) -> Figure:

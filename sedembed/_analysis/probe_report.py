@@ -5,12 +5,10 @@ from __future__ import annotations
 import base64
 import csv
 import html
-import importlib.metadata
 import io
 import json
 import logging
 import math
-import platform
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +18,6 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from sedembed import __version__
 from sedembed._analysis import figures
 from sedembed._analysis.dendrogram import Choice, Tree, choose, grow
 from sedembed._analysis.report_page import PAGE
@@ -37,7 +34,8 @@ from sedembed._analysis.weight_vectors import (
     place,
     standardise_rows,
 )
-from sedembed.store.store import atomic_file
+from sedembed._utils.files import write_atomic
+from sedembed._utils.versions import list_versions
 
 if TYPE_CHECKING:
     from sedembed.embedder import Embedder
@@ -230,7 +228,7 @@ def _summary(
         "strongest_pairs": pairs,
         "classes": per_class,
         "notes": _notes(probe, classes, events, tree, plane),
-        "versions": _versions(),
+        "versions": list_versions("numpy", "scipy", "scikit-learn", "matplotlib", "torch"),
     }
 
 
@@ -301,15 +299,6 @@ def _notes(probe: LinearProbe, classes: ClassRows, events: EventRows, tree: Tree
     return notes
 
 
-def _versions() -> dict[str, str]:
-    packages = ("numpy", "scipy", "scikit-learn", "matplotlib", "torch")
-    return {
-        "sedembed": __version__,
-        "python": platform.python_version(),
-        **{package: importlib.metadata.version(package) for package in packages},
-    }
-
-
 def _rounded(value: float) -> float | None:
     """Six digits: more would differ between machines. None where there is no number."""
     return None if math.isnan(value) else float(f"{value:.6g}")
@@ -353,8 +342,7 @@ def _csv(rows: Iterable[Sequence[Any]]) -> str:
 
 
 def _put(file: Path, text: str) -> None:
-    with atomic_file(file) as opened:
-        opened.write(text.encode())
+    write_atomic(file, text)
 
 
 def _page(summary: dict[str, Any], pictures: dict[str, bytes]) -> str:

@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from sedembed._analysis.plotting import require_matplotlib
+from sedembed._utils.files import atomic_file
 from sedembed.detection.detect import run_windows
 from sedembed.detection.events import Event, EventDetector, EventRules, sort_events
-from sedembed.detection.formats import atomic_file
 from sedembed.engine.inputs import clip_blocks
 from sedembed.models.frontend import FRAME_RATE, SAMPLE_RATE
 
@@ -203,7 +204,10 @@ def draw_timeline(timeline: Timeline, most: int = 12) -> Figure:
     """
     rows = choose_rows(timeline, most)
     heights = (2.6, 0.27 * len(rows) + 0.1)
-    figure: Figure = _import_figure()(figsize=(12.0, sum(heights) + 1.1), dpi=150, layout="constrained")
+    require_matplotlib()
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(12.0, sum(heights) + 1.1), dpi=150, layout="constrained")
     grid = figure.add_gridspec(2, 2, height_ratios=heights, width_ratios=(60, 1))
     top = figure.add_subplot(grid[0, 0])
     below = figure.add_subplot(grid[1, 0], sharex=top)
@@ -360,18 +364,11 @@ def check_picture(path: Path) -> None:
     """
     if path.suffix.lower() not in _FORMATS:
         raise ValueError(f"expected a picture with the suffix {', '.join(_FORMATS)}, got {str(path)!r}")
-    _import_figure()
+    require_matplotlib()
 
 
 def save_picture(figure: Figure, path: Path) -> None:
     """Write a figure as PNG, SVG or PDF, by the suffix; whole or not at all."""
-    with atomic_file(path) as temporary:
-        figure.savefig(temporary, format=path.suffix.lower()[1:])
-
-
-def _import_figure() -> Any:
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise ValueError('drawing needs matplotlib: pip install "sedembed[plots]"') from error
-    return Figure
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_file(path) as opened:
+        figure.savefig(opened, format=path.suffix.lower()[1:])

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 import errno
-import functools
 import importlib
-import importlib.metadata
 import json
 import logging
 import math
 import os
-import platform
 import re
 import time
 from collections import Counter
@@ -22,9 +18,11 @@ from typing import TYPE_CHECKING, Any, cast, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from sedembed import __version__
 from sedembed._evaluation.fits import Fit, Problem, name_some, run_rounds
 from sedembed._evaluation.tasks.base import Clip, Contents, Task
+from sedembed._utils.files import write_atomic
+from sedembed._utils.text import did_you_mean
+from sedembed._utils.versions import list_versions
 from sedembed.errors import DatasetError
 from sedembed.types import Normalize
 
@@ -78,8 +76,7 @@ def find_task(name: str) -> Task:
     try:
         module, _, cls = _TASKS[name].partition(":")
     except KeyError:
-        close = difflib.get_close_matches(name.lower(), _TASKS, n=1)
-        hint = f" Did you mean {close[0]!r}?" if close else ""
+        hint = did_you_mean(name, _TASKS)
         raise ValueError(f"No task is called {name!r}.{hint} There are: {', '.join(_TASKS)}.") from None
     return cast(Task, getattr(importlib.import_module(module), cls)())
 
@@ -231,7 +228,7 @@ def evaluate(
         "missing": missing,
         "partial": bool(missing) or cut_short,
         "paper": _of_model(task.paper, model),
-        "versions": dict(_versions()),
+        "versions": dict(list_versions("torch", "numpy", "scipy", "scikit-learn", "pyarrow", "soundfile", "soxr")),
         "seconds": round(time.monotonic() - started, 3),
         "model_sha256": str(embedded.run["settings"]["model_sha256"]),
         "precision": model.precision,
@@ -373,19 +370,5 @@ def _of_model(scores: Mapping[str, float], model: Embedder) -> float | None:
     return scores.get(model.record.name, scores.get(model.record.architecture))
 
 
-@functools.cache
-def _versions() -> dict[str, str]:
-    versions = {"python": platform.python_version(), "sedembed": __version__}
-    for package in ("torch", "numpy", "scipy", "scikit-learn", "pyarrow", "soundfile", "soxr"):
-        try:
-            versions[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            versions[package] = "unknown"
-    return versions
-
-
 def _write(file: Path, result: dict[str, Any]) -> None:
-    from sedembed.store.store import atomic_file
-
-    with atomic_file(file) as opened:
-        opened.write(json.dumps(result, indent=2, ensure_ascii=False, allow_nan=False).encode() + b"\n")
+    write_atomic(file, json.dumps(result, indent=2, ensure_ascii=False, allow_nan=False) + "\n")

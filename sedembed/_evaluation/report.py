@@ -112,7 +112,7 @@ def write_tables(results: Path, tasks: Sequence[Task]) -> dict[str, Any]:
     StoreError
         If the disk takes no more.
     """
-    from sedembed.store.store import atomic_file
+    from sedembed._utils.files import write_atomic
 
     found = read_results(results)
     comparison = compare_models(found, tasks)
@@ -123,10 +123,8 @@ def write_tables(results: Path, tasks: Sequence[Task]) -> dict[str, Any]:
         "(2021), Table 2.\n\n"
         f"{format_comparison(comparison, markdown=True)}\n\n{format_results(found, markdown=True)}\n"
     )
-    with atomic_file(results / "table.md") as opened:
-        opened.write(text.encode())
-    with atomic_file(results / "table.json") as opened:
-        opened.write(json.dumps(comparison, indent=2, ensure_ascii=False).encode() + b"\n")
+    write_atomic(results / "table.md", text)
+    write_atomic(results / "table.json", json.dumps(comparison, indent=2, ensure_ascii=False) + "\n")
     return comparison
 
 

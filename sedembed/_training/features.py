@@ -284,7 +284,7 @@ class _Shard:
 
     def compute(self, compute: Callable[[int], NDArray[np.float32]], pool: ThreadPoolExecutor, advance: Any) -> None:
         """Write both files, each complete or not at all."""
-        from sedembed.store.store import atomic_file
+        from sedembed._utils.files import atomic_file
 
         def attempt(index: int) -> NDArray[np.float16] | tuple[str, str]:
             try:
@@ -350,7 +350,7 @@ def _fill(
 
 def _hold(cache: Path, described: dict[str, Any]) -> None:
     """Refuse a cache of something else; write down what this one is of."""
-    from sedembed.store.store import atomic_file
+    from sedembed._utils.files import write_atomic
 
     file = cache / "cache.json"
     try:
@@ -359,8 +359,7 @@ def _hold(cache: Path, described: dict[str, Any]) -> None:
         if cache.exists() and any(not entry.name.startswith(".") for entry in cache.iterdir()):
             raise DatasetError(f"{cache} holds something other than features; choose an empty folder") from None
         cache.mkdir(parents=True, exist_ok=True)
-        with atomic_file(file) as opened:
-            opened.write(json.dumps(described, indent=2).encode() + b"\n")
+        write_atomic(file, json.dumps(described, indent=2) + "\n")
         return
     except ValueError as error:
         raise DatasetError(f"{file} is damaged ({error}); delete the folder or choose another one") from error

@@ -21,7 +21,7 @@ from sedembed._training.clips import ClipSet
 from sedembed._training.distributed import current_processes, share_batch_statistics
 from sedembed._training.features import FeatureStore, UnreadableClipError
 from sedembed._training.prediction import check_validation, predict, validate
-from sedembed._training.records import RunFolder, find_revision, fingerprint, list_versions
+from sedembed._training.records import RunFolder, find_revision, fingerprint, training_versions
 from sedembed._training.settings import TrainConfig
 from sedembed.errors import DatasetError, DivergedError
 from sedembed.models.base import Backbone, Normalizer
@@ -328,7 +328,7 @@ class Training:
             "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
             "seed": self.config.seed,
             "git_revision": find_revision(),
-            "versions": list_versions(),
+            "versions": training_versions(),
             "device": torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else "cpu",
             "processes": self._processes.count,
             "cached_features": self._train_features.cached,
@@ -348,7 +348,7 @@ class Training:
         return self._folder.path / name
 
     def _save(self) -> None:
-        from sedembed.store.store import atomic_file
+        from sedembed._utils.files import atomic_file
 
         self._write_failures()
         state = self.network.state_dict()

@@ -7,22 +7,20 @@ import hashlib
 import io
 import json
 import logging
-import platform
 import subprocess
 from collections.abc import Mapping, Sequence
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-import sedembed
 from sedembed._training.clips import ClipSet
 from sedembed._training.settings import TrainConfig
-from sedembed.errors import DatasetError
+from sedembed._utils.versions import list_versions
+from sedembed.errors import DatasetError, MissingPackageError
 
-__all__ = ["LOG_COLUMNS", "RunFolder", "find_revision", "fingerprint", "list_versions"]
+__all__ = ["LOG_COLUMNS", "RunFolder", "find_revision", "fingerprint", "training_versions"]
 
 logger = logging.getLogger(__name__)
 
@@ -117,11 +115,10 @@ class RunFolder:
 
     def write_bytes(self, name: str, content: bytes) -> None:
         """Write a file under a name, complete or not at all."""
-        from sedembed.store.store import atomic_file
+        from sedembed._utils.files import write_atomic
 
         if self._writes:
-            with atomic_file(self.path / name) as opened:
-                opened.write(content)
+            write_atomic(self.path / name, content)
 
     def write_lines(self, name: str, lines: Sequence[str]) -> None:
         """Write a text file of one entry a line."""
@@ -194,16 +191,9 @@ def fingerprint(clips: ClipSet | None) -> str | None:
     return digest.hexdigest()
 
 
-def list_versions() -> dict[str, str | None]:
-    """Versions of what a result depends on."""
-    versions: dict[str, str | None] = {"sedembed": sedembed.__version__, "python": platform.python_version()}
-    for package in ("torch", "numpy", "soundfile", "soxr", "librosa"):
-        try:
-            versions[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            versions[package] = None
-    versions["cuda"] = torch.version.cuda
-    return versions
+def training_versions() -> dict[str, str | None]:
+    """Versions of what the result of a training depends on."""
+    return {**list_versions("torch", "numpy", "soundfile", "soxr", "librosa"), "cuda": torch.version.cuda}
 
 
 def find_revision() -> str:
@@ -226,7 +216,9 @@ def _find_summary_writer() -> Any:
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError as error:
-        raise ValueError("TensorBoard is not installed: pip install 'sedembed[train]', or leave its log out") from error
+        raise MissingPackageError(
+            "TensorBoard is not installed: pip install 'sedembed[train]', or leave its log out"
+        ) from error
     return SummaryWriter
 
 

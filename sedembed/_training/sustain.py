@@ -33,10 +33,10 @@ from sedembed._training.loop import Training, predict
 from sedembed._training.records import fingerprint
 from sedembed._training.settings import TrainConfig
 from sedembed._training.soft_labels import read_soft_labels
+from sedembed._utils.files import atomic_file
 from sedembed._utils.schema import Range, check_fields, from_table
 from sedembed.errors import DatasetError
 from sedembed.models.weights import WEIGHTS_FILE, load_network, resolve
-from sedembed.store.store import atomic_file
 
 __all__ = ["Shares", "SustainConfig", "mix_targets", "run_stages", "stage_probabilities", "stage_seed"]
 

@@ -58,7 +58,7 @@ def _clusters(text: str) -> int | Literal["auto"]:
 
 
 def _analyze(options: argparse.Namespace) -> int:
-    from sedembed._analysis.figures import require_matplotlib
+    from sedembed._analysis.plotting import require_matplotlib
     from sedembed._analysis.probe_report import WEAK_SILHOUETTE, analyze, write
     from sedembed.probe.probe import LinearProbe
     from sedembed.store.store import open_store

@@ -118,7 +118,8 @@ def _load(store: EmbeddingStore, options: argparse.Namespace) -> Embedder:
 def _map(options: argparse.Namespace) -> int:
     from sedembed._analysis.map_points import MapPoints
     from sedembed._analysis.projection import MAX_POINTS, choose_rows, project
-    from sedembed.store.store import atomic_file, open_store
+    from sedembed._utils.files import write_atomic
+    from sedembed.store.store import open_store
 
     _check_outputs(options)
     store = open_store(options.store)
@@ -131,8 +132,7 @@ def _map(options: argparse.Namespace) -> int:
     projection = project(store, rows, options.method, perplexity=options.perplexity, seed=options.seed)
     shown = MapPoints.of(store, projection, grouping)
     for out in options.out:
-        with atomic_file(out) as opened:
-            opened.write(_render(shown, out.suffix.lower(), options.dark))
+        write_atomic(out, _render(shown, out.suffix.lower(), options.dark))
     print(f"{len(rows)} of {len(store)} recordings in {', '.join(map(str, options.out))}")
     return GOOD
 
@@ -144,7 +144,7 @@ def _check_outputs(options: argparse.Namespace) -> None:
         if not out.parent.is_dir():
             raise FileNotFoundError(f"there is no folder {out.parent} for {out.name}; make it first")
         if out.suffix.lower() == ".png":
-            from sedembed._analysis.map_picture import require_matplotlib
+            from sedembed._analysis.plotting import require_matplotlib
 
             require_matplotlib()
     if options.column is not None and options.labels is None:

@@ -319,7 +319,8 @@ def _report(
 def _predict(options: argparse.Namespace) -> int:
     from sedembed.batch.embed_folder import list_recordings
     from sedembed.probe.probe import LinearProbe
-    from sedembed.store.store import RUN_FILE, open_store
+    from sedembed.store.layout import RUN_FILE
+    from sedembed.store.store import open_store
 
     path: Path = options.path
     probe = LinearProbe.load(options.probe)
@@ -441,7 +442,7 @@ def _output(file: Path | None) -> Iterator[TextIO]:
         yield sys.stdout
         sys.stdout.flush()
         return
-    from sedembed.store.store import atomic_file
+    from sedembed._utils.files import atomic_file
 
     with atomic_file(file) as opened:
         text = io.TextIOWrapper(opened, encoding="utf-8", newline="")

@@ -160,8 +160,7 @@ def _print(result: dict[str, Any], options: argparse.Namespace) -> None:
 
 
 def _write_missing(out: Path, missing: list[str]) -> None:
-    from sedembed.store.store import atomic_file
+    from sedembed._utils.files import write_atomic
 
     out.mkdir(parents=True, exist_ok=True)
-    with atomic_file(out / "missing.txt") as opened:
-        opened.write("".join(f"{path}\n" for path in missing).encode(errors="backslashreplace"))
+    write_atomic(out / "missing.txt", "".join(f"{path}\n" for path in missing).encode(errors="backslashreplace"))

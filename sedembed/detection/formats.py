@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import io
 import json
-import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import IO, Protocol
 
+from sedembed._utils.files import atomic_file
 from sedembed.detection.events import Event
 
-__all__ = ["FORMATS", "EventWriter", "atomic_file", "format_of", "open_events", "short_names"]
+__all__ = ["FORMATS", "EventWriter", "format_of", "open_events", "short_names"]
 
 _SUFFIXES = {".csv": "csv", ".rttm": "rttm", ".txt": "audacity", ".json": "json"}
 
@@ -49,8 +50,8 @@ class _Csv:
 class _Rttm:
     """NIST's Rich Transcription Time Marked format: ten fields, the sound in that of the speaker.
 
-    ``SPEAKER <name> 1 <onset> <duration> <NA> <NA> <label> <probability> <NA>``. Fields are parted by spaces, so those
-    within a name or a label become underscores.
+    ``SPEAKER <name> 1 <onset> <duration> <NA> <NA> <label> <probability> <NA>``. Fields are separated by spaces,
+    so those within a name or a label become underscores.
     """
 
     def __init__(self, stream: IO[str]) -> None:
@@ -68,7 +69,7 @@ class _Rttm:
 
 
 class _Audacity:
-    """Label track of one recording: begin, end and text, parted by tabs."""
+    """Label track of one recording: onset, offset and text, separated by tabs."""
 
     def __init__(self, stream: IO[str]) -> None:
         self._stream = stream
@@ -141,21 +142,10 @@ def _word(text: str) -> str:
 
 
 @contextlib.contextmanager
-def atomic_file(path: Path) -> Iterator[Path]:
-    """Give the path of a temporary file beside `path` that takes its place once all went well, else is removed."""
-    if path.is_dir():
-        raise IsADirectoryError(f"{path} is a folder; name a file in it")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name[:100]}.{os.getpid()}")
-    try:
-        yield temporary
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-@contextlib.contextmanager
 def open_events(path: Path) -> Iterator[IO[str]]:
-    """Open a text file that appears whole or not at all."""
-    with atomic_file(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as stream:
+    """Open a text file that appears whole or not at all; its folder is made if missing."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_file(path) as opened:
+        stream = io.TextIOWrapper(opened, encoding="utf-8", newline="", write_through=True)
         yield stream
+        stream.detach()

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-import importlib.metadata
 import json
-import platform
 from pathlib import Path
 from typing import Any
 
-from sedembed import __version__
+from sedembed._utils.versions import list_versions
 from sedembed.engine.runner import Runner
 from sedembed.engine.windows import WINDOW_SECONDS
-from sedembed.store.store import FORMAT_VERSION
+from sedembed.store.layout import FORMAT_VERSION
 
 __all__ = ["FRONT_END_VERSION", "describe_run", "sha256_of_model"]
 
@@ -53,7 +51,7 @@ def describe_run(runner: Runner, folder: Path, *, frames: bool = False, kind: st
         "model": {"name": runner.record.name, "source": runner.record.source, "revision": runner.record.revision},
         "folder": str(folder.resolve()).encode(errors="backslashreplace").decode(),
         "device": str(runner.device),
-        "versions": {"python": platform.python_version(), **_package_versions()},
+        "versions": list_versions(),
     }
 
 
@@ -66,13 +64,3 @@ def sha256_of_model(runner: Runner) -> str:
     for tensor in network.state_dict().values():
         digest.update(tensor.detach().cpu().float().contiguous().numpy().tobytes())
     return digest.hexdigest()
-
-
-def _package_versions() -> dict[str, str]:
-    versions = {"sedembed": __version__}
-    for package in ("torch", "numpy", "soundfile", "soxr", "pyarrow"):
-        try:
-            versions[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            versions[package] = "unknown"
-    return versions

@@ -8,12 +8,10 @@ be shared as it is: `hf upload org/repo DIRECTORY` or `huggingface_hub.upload_fo
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 import math
 import os
 import re
-import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.resources import files
@@ -25,6 +23,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from safetensors.torch import save as to_safetensors
 
+from sedembed._utils.files import sha256_of, write_atomic
 from sedembed._utils.schema import from_table, read_json_object
 from sedembed.errors import ModelNotFoundError, WeightsError
 from sedembed.models import hub, registry
@@ -267,11 +266,11 @@ def save_pretrained(
     data = to_safetensors(state, metadata={"config": json.dumps(dataclasses.asdict(config))})
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
-    _write(directory / WEIGHTS_FILE, data)
-    _write(directory / CONFIG_FILE, text.encode())
+    write_atomic(directory / WEIGHTS_FILE, data)
+    write_atomic(directory / CONFIG_FILE, text)
     if card is not None or not (directory / CARD_FILE).exists():
         card = card or _CARD.format(architecture=config.architecture, classes=config.classes)
-        _write(directory / CARD_FILE, card.encode())
+        write_atomic(directory / CARD_FILE, card)
     return directory
 
 
@@ -362,7 +361,7 @@ def _checked(
 ) -> Resolved:
     """Hold the files against what is pinned, and make a record from them where none is registered."""
     try:
-        got = hashlib.sha256(weights.read_bytes()).hexdigest()
+        got = sha256_of(weights)
     except OSError as error:
         raise WeightsError(f"Expected weights at {weights}: {error.strerror}.") from error
     pinned = record.sha256 if record and record.sha256 else sha256
@@ -427,12 +426,3 @@ def _from_hub(
         sha256=digest[0] if digest else "",
         cure=f"Delete {weights.resolve()} and load again, so that it is fetched anew.",
     )
-
-
-def _write(path: Path, data: bytes) -> None:
-    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}.partial")
-    try:
-        partial.write_bytes(data)
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)

@@ -15,7 +15,6 @@ import contextlib
 import json
 import logging
 import os
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Any
@@ -25,11 +24,9 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from sedembed.errors import StoreError
+from sedembed._utils.files import Lock, LockedError, write_atomic
+from sedembed.errors import WriteError
 from sedembed.store.nearest import Block, row_norms
-
-if sys.platform != "win32":
-    import fcntl
 
 __all__ = ["BusyError", "VectorFile"]
 
@@ -189,12 +186,9 @@ class VectorFile:
         return opened
 
     def _replace(self, name: str, data: bytes | pa.Buffer) -> None:
-        from sedembed.store.store import atomic_file
-
         try:
-            with atomic_file(self.directory / name) as opened:
-                opened.write(data)
-        except StoreError as error:  # here a store that cannot be written to can still be read
+            write_atomic(self.directory / name, bytes(data))
+        except WriteError as error:  # here a store that cannot be written to can still be read
             raise OSError(str(error)) from error
 
     def _read_state(self) -> dict[str, Any] | None:
@@ -209,16 +203,12 @@ class VectorFile:
         whole = sizes["vectors.f32"] >= rows * 4 * self._size and sizes["norms.f64"] >= rows * 8
         return dict(state) if usable and whole else None
 
-    @contextlib.contextmanager
-    def _lock(self) -> Iterator[None]:
-        """Keep other processes from writing; Windows has no such lock."""
-        with (self.directory / ".lock").open("a") as file:
-            if sys.platform != "win32":
-                try:
-                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                except BlockingIOError as error:
-                    raise BusyError(error.errno, "another search is preparing it", str(self.directory)) from None
-            yield
+    def _lock(self) -> Lock:
+        """Keep other processes from writing."""
+        try:
+            return Lock(self.directory / ".lock")
+        except LockedError as error:
+            raise BusyError("another search is preparing it") from error
 
 
 def _identities(shards: list[Path]) -> list[list[str | int]]:

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
-import uuid
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, overload
+from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 import pyarrow as pa
@@ -18,7 +15,19 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import ArrayLike, NDArray
 
+from sedembed._utils.files import atomic_file
 from sedembed.errors import StoreError
+from sedembed.store.layout import (
+    FRAMES,
+    as_matrix,
+    list_shards,
+    naming_damage,
+    read_failures,
+    read_run,
+    read_shard,
+    shard_number,
+    shard_schema,
+)
 from sedembed.store.nearest import Block, nearest, row_norms
 from sedembed.store.search_cache import BusyError, VectorFile
 
@@ -29,15 +38,9 @@ __all__ = ["EmbeddingStore", "open_store"]
 
 logger = logging.getLogger(__name__)
 
-FORMAT_VERSION = 1
-RUN_FILE = "run.json"
-FAILURES_FILE = "failures.parquet"
-SHARDS = "embeddings"
-FRAMES = "frames"
 # Vectors of smaller stores are searched in memory: 65 536 of 1024 numbers.
 IN_MEMORY = 2**28
 _SEARCH_ROWS = 8192
-FAILURES_SCHEMA = pa.schema([("path", pa.string()), ("error", pa.string()), ("message", pa.string())])
 
 
 def open_store(out: str | os.PathLike[str]) -> EmbeddingStore:
@@ -252,7 +255,7 @@ class EmbeddingStore:
         self._row(path)
         committed = {shard_number(file) for file in self._shards}
         files = [str(file) for file in list_shards(self.directory, FRAMES) if shard_number(file) in committed]
-        with damage_named(self.directory / FRAMES):
+        with naming_damage(self.directory / FRAMES):
             table = ds.dataset(files, format="parquet").to_table(filter=ds.field("path") == path)
         return Frames(as_matrix(table["embedding"], self.embedding_size), table["time"].to_numpy())
 
@@ -326,7 +329,7 @@ class EmbeddingStore:
         if self._vector_file.rows_of(self._shards) is not None:
             return self._vector_file.row(position)
         for file in self._shards:
-            with damage_named(file):
+            with naming_damage(file):
                 count = int(pq.read_metadata(file).num_rows)
             if position < count:
                 vector = self._read_vectors(file)[position]
@@ -358,137 +361,10 @@ class EmbeddingStore:
             logger.info("%s; reading the shards", error)
             rows = None
         except OSError as error:
-            logger.warning("%s: searching takes longer than it could, for no copy was made: %s", self.directory, error)
+            logger.warning("%s: no search cache could be written, so searching is slower: %s", self.directory, error)
             rows = None
         if rows is not None:
             yield from self._vector_file.blocks(self._place, rows)
             return
         for numbers, block in self.blocks():
             yield Block(numbers, block, row_norms(block))
-
-
-# --- files, shared with the writer ---------------------------------------------------------------------------------
-
-
-def shard_schema(embedding_size: int) -> pa.Schema:
-    """Columns of a shard of clip vectors."""
-    return pa.schema(
-        [
-            ("path", pa.string()),
-            ("duration", pa.float64()),
-            ("sample_rate", pa.int32()),
-            ("channels", pa.int32()),
-            ("embedding", pa.list_(pa.float32(), embedding_size)),
-        ]
-    )
-
-
-def frames_schema(embedding_size: int) -> pa.Schema:
-    """Columns of a shard of frame vectors."""
-    return pa.schema(
-        [("path", pa.string()), ("time", pa.float64()), ("embedding", pa.list_(pa.float32(), embedding_size))]
-    )
-
-
-def as_matrix(column: pa.ChunkedArray, embedding_size: int) -> NDArray[np.float32]:
-    """Rows of an embedding column, shape (rows, embedding_size)."""
-    flat = [chunk.flatten().to_numpy(zero_copy_only=False) for chunk in column.chunks]
-    return np.concatenate([np.zeros(0, np.float32), *flat]).reshape(-1, embedding_size)
-
-
-def shard_number(file: Path) -> int:
-    """Return the number of a shard; frames shards carry that of the shard they were committed with."""
-    return int(file.name.split("-")[1].split(".")[0])
-
-
-def list_shards(directory: Path, kind: str = SHARDS) -> list[Path]:
-    """Finished shards in the order in which they were written; files half written begin with a dot."""
-    return sorted((directory / kind).glob(f"{'vectors' if kind == SHARDS else FRAMES}-*.parquet"), key=shard_number)
-
-
-def read_shard(file: Path, embedding_size: int, columns: list[str]) -> pa.Table:
-    """Columns of one shard, checked against what this library writes."""
-    with damage_named(file), pq.ParquetFile(file, page_checksum_verification=True) as opened:
-        if not opened.schema_arrow.equals(shard_schema(embedding_size)):
-            raise ValueError(f"its columns are {opened.schema_arrow.names}, of other names or types than expected")
-        return opened.read(columns)
-
-
-def read_failures(directory: Path) -> pa.Table:
-    """Failures of a store; an empty table if there were none."""
-    file = directory / FAILURES_FILE
-    if not file.exists():
-        return FAILURES_SCHEMA.empty_table()
-    with damage_named(file):
-        return pq.read_table(file, schema=FAILURES_SCHEMA, partitioning=None)
-
-
-def read_run(directory: Path) -> dict[str, Any]:
-    """Contents of `run.json`."""
-    file = directory / RUN_FILE
-    try:
-        run = json.loads(file.read_bytes())
-        version = run["format_version"]
-        _ = run["fingerprint"], run["settings"]["embedding_size"], run["settings"]["frames"], run["folder"]
-    except (FileNotFoundError, NotADirectoryError):
-        raise StoreError(
-            f"expected a store at {directory}, found no {RUN_FILE} there; make one with embed_folder"
-        ) from None
-    except (OSError, ValueError, TypeError, KeyError) as error:
-        raise StoreError(
-            f"{file} is damaged ({error!r}); restore it from a copy, or delete the store and run embed_folder again"
-        ) from error
-    if version != FORMAT_VERSION:
-        raise StoreError(
-            f"{directory} has format {version}, and this sedembed reads format {FORMAT_VERSION}; "
-            "use the version of sedembed that wrote it, or embed the folder again"
-        )
-    return dict(run)
-
-
-@contextmanager
-def damage_named(file: Path) -> Iterator[None]:
-    """Turn what pyarrow raises about a damaged file into a `StoreError` that names it."""
-    try:
-        yield
-    except (pa.ArrowException, OSError, ValueError, KeyError) as error:
-        raise StoreError(
-            f"{file} is damaged ({error}); restore it from a copy, or delete it and run embed_folder again, "
-            "which embeds the files that were in it"
-        ) from error
-
-
-@contextmanager
-def atomic_file(file: Path) -> Iterator[IO[bytes]]:
-    """Open a file that appears under its name complete or not at all, whatever ends the process."""
-    partial = file.with_name(f".{uuid.uuid4().hex}.partial")
-    try:
-        with partial.open("wb") as opened:
-            yield opened
-            opened.flush()
-            os.fsync(opened.fileno())
-        partial.replace(file)
-        sync_directory(file.parent)
-    except OSError as error:
-        raise cannot_write(file, error) from error
-    finally:
-        partial.unlink(missing_ok=True)
-
-
-def cannot_write(file: Path, error: OSError) -> StoreError:
-    """Make the error for a disk that takes no more, with its cause and cure."""
-    return StoreError(
-        f"could not write {file}: {error.strerror or error}; make room or choose another place, then run the same "
-        "command again: what was written before is kept"
-    )
-
-
-def sync_directory(directory: Path) -> None:
-    """Make renames in a directory last through a power cut, where the system can."""
-    if os.name == "nt":
-        return
-    descriptor = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -11,7 +11,6 @@ import contextlib
 import json
 import logging
 import os
-import sys
 import time
 import uuid
 from collections.abc import Iterable
@@ -23,15 +22,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from sedembed._utils.files import Lock, LockedError, cannot_write, sync_directory, write_atomic
 from sedembed.errors import StoreError
-from sedembed.store.store import (
+from sedembed.store.layout import (
     FAILURES_FILE,
     FAILURES_SCHEMA,
     FRAMES,
     RUN_FILE,
     SHARDS,
-    atomic_file,
-    cannot_write,
     frames_schema,
     list_shards,
     read_failures,
@@ -39,14 +37,10 @@ from sedembed.store.store import (
     read_shard,
     shard_number,
     shard_schema,
-    sync_directory,
 )
 
 if TYPE_CHECKING:
     from types import TracebackType
-
-if sys.platform != "win32":
-    import fcntl
 
 __all__ = ["FrameRows", "StoreWriter"]
 
@@ -287,15 +281,13 @@ class StoreWriter:
         # Through memory, so that an error of the disk arrives as it is; shards are small.
         sink = pa.BufferOutputStream()
         pq.write_table(table, sink, **_OPTIONS)
-        with atomic_file(file) as opened:
-            opened.write(sink.getvalue())
+        write_atomic(file, sink.getvalue().to_pybytes())
 
     def _resume(self, run: dict[str, Any]) -> None:
         if (self.directory / RUN_FILE).exists():
             _refuse_others(self.directory, read_run(self.directory), run)
         else:
-            with atomic_file(self.directory / RUN_FILE) as opened:
-                opened.write(json.dumps(run, indent=2).encode() + b"\n")
+            write_atomic(self.directory / RUN_FILE, json.dumps(run, indent=2) + "\n")
         try:
             (self.directory / SHARDS).mkdir(exist_ok=True)
             if self._with_frames:
@@ -367,17 +359,11 @@ def _refuse_read_only(directory: Path) -> None:
         raise StoreError(f"no files can be made in {directory}; change its permissions or choose another directory")
 
 
-def _take_lock(directory: Path) -> IO[str]:
-    """Lock the store until the file is closed or the process ends, however it ends; Windows has no such lock."""
-    file = (directory / _LOCK_FILE).open("a")
-    if sys.platform != "win32":
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            file.close()
-            raise StoreError(
-                f"another run is writing to {directory}; wait until it ends, or choose another output directory"
-            ) from None
-        except OSError as error:
-            logger.warning("%s cannot be locked (%s): make sure that only one run writes to it", directory, error)
-    return file
+def _take_lock(directory: Path) -> Lock:
+    """Lock the store until this is closed or the process ends, however it ends."""
+    try:
+        return Lock(directory / _LOCK_FILE)
+    except LockedError:
+        raise StoreError(
+            f"another run is writing to {directory}; wait until it ends, or choose another output directory"
+        ) from None

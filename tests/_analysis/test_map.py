@@ -23,7 +23,8 @@ from sedembed.cli.main import main
 from sedembed.embedder import Embedder
 from sedembed.errors import ProbeError, StoreError
 from sedembed.probe.label_table import read_labels
-from sedembed.store.store import FORMAT_VERSION, EmbeddingStore, open_store
+from sedembed.store.layout import FORMAT_VERSION
+from sedembed.store.store import EmbeddingStore, open_store
 from sedembed.store.writer import StoreWriter
 
 # Names that break pages which take them for markup, and pictures which take them for formulas.

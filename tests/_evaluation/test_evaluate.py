@@ -778,7 +778,7 @@ class TestErrors:
     ):
         (tmp_path / "results").write_text("a file")
         assert run("folds", "--data", plain) == 2
-        assert "could not write" in capsys.readouterr().err
+        assert "Could not write" in capsys.readouterr().err
 
     @pytest.mark.parametrize(
         ("options", "message"),

@@ -348,7 +348,7 @@ class TestDisk:
 
         monkeypatch.setattr(os, "fsync", full)
         with pytest.raises(
-            StoreError, match=r"No space left on device; make room.*run the same command again"
+            StoreError, match=r"No space left on device\. Make room.*run the same command again"
         ) as caught:
             embed_folder(root, tmp_path / "out", untrained_embedder, workers=1, batch_size=1)
         assert isinstance(caught.value.__cause__, OSError)

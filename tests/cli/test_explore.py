@@ -19,7 +19,8 @@ from sedembed.cli.main import main
 from sedembed.embedder import Embedder
 from sedembed.engine.provenance import FRONT_END_VERSION
 from sedembed.errors import StoreError
-from sedembed.store.store import FORMAT_VERSION, EmbeddingStore
+from sedembed.store.layout import FORMAT_VERSION
+from sedembed.store.store import EmbeddingStore
 from sedembed.store.writer import StoreWriter
 
 SOUNDS = {"a.wav": 0.4, "sub/b ö.flac": 0.5, "sub/c.wav": 1.25, "d.wav": 0.3}

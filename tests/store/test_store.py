@@ -19,7 +19,8 @@ import pytest
 
 from sedembed.errors import StoreError
 from sedembed.store import writer as shards
-from sedembed.store.store import FORMAT_VERSION, EmbeddingStore, open_store
+from sedembed.store.layout import FORMAT_VERSION
+from sedembed.store.store import EmbeddingStore, open_store
 from sedembed.store.writer import StoreWriter
 
 SIZE = 4
@@ -105,7 +106,7 @@ class TestReading:
             np.testing.assert_array_equal(loaded["vectors"], store.vectors)
         with pytest.raises(ValueError, match=r"ends in \.npz"):
             store.export(tmp_path / "all.npy")
-        with pytest.raises(StoreError, match="could not write") as caught:
+        with pytest.raises(StoreError, match="Could not write") as caught:
             store.export(tmp_path / "missing" / "all.npz")
         assert isinstance(caught.value.__cause__, OSError)
 
@@ -355,7 +356,7 @@ class TestVectorFile:
         fill_rows(tmp_path, rows)
         (tmp_path / "search").touch()
         self.check(tmp_path, rows)
-        assert "no copy was made" in caplog.text
+        assert "no search cache could be written" in caplog.text
 
     @pytest.mark.skipif(sys.platform == "win32", reason="no lock there")
     def test_while_another_search_makes_it(self, tmp_path: Path, rows: np.ndarray, caplog: pytest.LogCaptureFixture):
@@ -465,7 +466,7 @@ class TestRefused:
         (tmp_path / "thesis.tex").touch()
         with pytest.raises(StoreError, match=r"'thesis\.tex' and no run\.json"):
             fill(tmp_path, range(1))
-        with pytest.raises(StoreError, match=r"could not write .*thesis\.tex"):
+        with pytest.raises(StoreError, match=r"Could not write .*thesis\.tex"):
             fill(tmp_path / "thesis.tex", range(1))
         assert [file.name for file in tmp_path.iterdir()] == ["thesis.tex"]
 

@@ -38,6 +38,7 @@ from sedembed._training.distillation.collection import (
 from sedembed._training.distillation.config import DistillConfig
 from sedembed._training.distillation.muon import Muon
 from sedembed._training.distillation.teacher import TEACHER_CELL_SECONDS, TEACHER_SAMPLE_RATE, load_teacher
+from sedembed._utils.files import atomic_file
 from sedembed.errors import DivergedError
 from sedembed.models.base import Backbone
 from sedembed.models.layers.blocks import ConvBlock, fold_batchnorm
@@ -398,12 +399,8 @@ class Trainer:
             "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
             "plateau": (self.scale, self.best, self.bad),
         }
-        temporary = path.with_suffix(".tmp")
-        with temporary.open("wb") as stream:
-            torch.save(state, stream)
-            stream.flush()
-            os.fsync(stream.fileno())
-        temporary.replace(path)
+        with atomic_file(path) as opened:
+            torch.save(state, opened)
 
     def _begin_with_model(self, directory: Path) -> None:
         """Take the weights of a finished model; what only a checkpoint holds begins anew."""
