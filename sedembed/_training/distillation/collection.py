@@ -6,6 +6,7 @@ import csv
 import hashlib
 import json
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,44 +34,61 @@ class Collection:
     starts : ndarray of int64, shape (recordings + 1,)
         Recording i is ``samples[starts[i]:starts[i + 1]]``.
     files : list of str
-        Paths relative to the audio folder.
+        Paths relative to the audio folder; those of further folders are the paths to open.
     held_out : ndarray of bool, shape (recordings,)
         Recordings of the collections kept for validation.
+    added : int
+        How many recordings, at the end, come from further folders.
     """
 
     samples: NDArray[np.int16]
     starts: NDArray[np.int64]
     files: list[str]
     held_out: NDArray[np.bool_]
+    added: int = 0
 
     def waveform(self, index: int) -> NDArray[np.float32]:
         """Return recording `index` as float32 in [-1, 1]."""
         return self.samples[self.starts[index] : self.starts[index + 1]].astype(np.float32) / 32768.0
 
 
-def open_collection(data: Path, cache: Path, held_out_share: float) -> Collection:
-    """Decode `data/audio` (listed in `data/segments.csv`) into `cache` unless that was done before.
+def open_collection(folders: Path | Sequence[Path], cache: Path, held_out_share: float) -> Collection:
+    """Decode the ``audio`` of each folder, listed in its ``segments.csv``, into `cache` unless that was done before.
 
-    Whole sub-collections are held out, in the order of a hash of their names, until `held_out_share` of the recordings
-    is reached; random recordings of one source would resemble the training part too much.
+    Whole sub-collections of the first folder are held out, in the order of a hash of their names, until
+    `held_out_share` of its recordings is reached; random recordings of one source would resemble the training part too
+    much. Further folders are for training only, so the held-out part stays the same when folders are added.
     """
-    with (data / "segments.csv").open(newline="", encoding="utf-8") as stream:
-        rows = list(csv.DictReader(stream))
-    files = [row["file"] for row in rows]
+    first, *further = [folders] if isinstance(folders, Path) else folders
+    rows = _read_rows(first)
+    added = [(folder, row) for folder in further for row in _read_rows(folder)]
+    files = [row["file"] for row in rows] + [str(folder / "audio" / row["file"]) for folder, row in added]
     samples_path, index_path = cache / "samples.npy", cache / "index.json"
     if not index_path.exists() or json.loads(index_path.read_text())["files"] != files:
         cache.mkdir(parents=True, exist_ok=True)
-        _decode(data / "audio", files, samples_path, index_path)
+        _decode(first / "audio", files, samples_path, index_path)
     names = sorted({row["collection"] for row in rows}, key=lambda name: hashlib.sha256(name.encode()).hexdigest())
     of_name = np.array([row["collection"] for row in rows])
-    held_out = np.zeros(len(rows), dtype=np.bool_)
+    held_out = np.zeros(len(files), dtype=np.bool_)
     for name in names:
-        members = of_name == name
+        members = np.append(of_name == name, np.zeros(len(added), dtype=np.bool_))
         # A collection larger than twice the share would take too much of the training part away.
-        if members.mean() <= held_out_share / 2 and (held_out | members).mean() <= held_out_share:
+        if members.sum() <= held_out_share / 2 * len(rows) and (held_out | members).sum() <= held_out_share * len(rows):
             held_out |= members
+    kept_back = {rows[index]["collection"] for index in np.flatnonzero(held_out)}
+    for folder, row in added:
+        if row["collection"] in kept_back:
+            raise ValueError(
+                f"Expected no recordings of held-out collections in {folder}, got {row['file']}. Remove the collection "
+                f"{row['collection']} from its segments.csv."
+            )
     starts = np.array(json.loads(index_path.read_text())["starts"], dtype=np.int64)
-    return Collection(np.load(samples_path, mmap_mode="r"), starts, files, held_out)
+    return Collection(np.load(samples_path, mmap_mode="r"), starts, files, held_out, len(added))
+
+
+def _read_rows(folder: Path) -> list[dict[str, str]]:
+    with (folder / "segments.csv").open(newline="", encoding="utf-8") as stream:
+        return list(csv.DictReader(stream))
 
 
 def _decode(audio: Path, files: list[str], samples_path: Path, index_path: Path) -> None:

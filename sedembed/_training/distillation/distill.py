@@ -14,7 +14,7 @@ import math
 import os
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, fields
 from itertools import islice
@@ -106,7 +106,7 @@ def _measure_decibels(backbone: type[Backbone], collection: Collection) -> tuple
     values = torch.cat(
         [
             network.features(torch.from_numpy(collection.waveform(index))).flatten()
-            for index in range(0, len(collection.files), 20)
+            for index in range(0, len(collection.files) - collection.added, 20)
             if not collection.held_out[index]
         ]
     )
@@ -168,7 +168,7 @@ class Trainer:
     def __init__(
         self,
         config: DistillConfig,
-        data: Path,
+        data: Path | Sequence[Path],
         out: Path,
         cache: Path,
         start: Path | None = None,
@@ -179,10 +179,12 @@ class Trainer:
         self._hold_config(out / "config.json")
         torch.manual_seed(config.seed)
         self.collection = open_collection(data, cache, config.held_out_share)
-        self.teacher = load_teacher(data / "teacher" / "mn04_as.safetensors").to(self.device)
-        known = np.load(data / "teacher.npz")
-        self.weights = _sampling_weights(known["logits"], self.collection, config.rarity)
-        embeddings = known["embeddings"].astype(np.float32)
+        folders = [data] if isinstance(data, Path) else list(data)
+        self.teacher = load_teacher(folders[0] / "teacher" / "mn04_as.safetensors").to(self.device)
+        logits = np.concatenate([np.load(folder / "teacher.npz")["logits"] for folder in folders])
+        self.weights = _sampling_weights(logits, self.collection, config.rarity)
+        # Of the first folder alone: targets stay the same when folders are added.
+        embeddings = np.load(folders[0] / "teacher.npz")["embeddings"].astype(np.float32)
         self.embedding_mean = torch.from_numpy(embeddings.mean(0))
         self.embedding_std = torch.from_numpy(embeddings.std(0) + 1e-3)
         network = _new_network(config, self.collection)
@@ -490,7 +492,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--config", type=Path, required=True, help="JSON file of settings")
     parser.add_argument(
-        "--data", type=Path, required=True, help="folder with audio/, segments.csv, teacher.npz, teacher/"
+        "--data",
+        type=Path,
+        nargs="+",
+        required=True,
+        help="folder with audio/, segments.csv, teacher.npz, teacher/; more folders for training only need no teacher/",
     )
     parser.add_argument("--out", type=Path, required=True, help="folder of the run")
     parser.add_argument("--cache", type=Path, required=True, help="folder for the decoded audio")

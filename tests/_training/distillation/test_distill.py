@@ -169,6 +169,24 @@ class TestHeldOut:
         assert compare(theirs, theirs, 0.5)["kl"] == pytest.approx(0.0, abs=1e-12)
 
 
+def write_folder(folder: Path, names: list[str]) -> Path:
+    """A folder of recordings of one second, as `data` is, without a teacher."""
+    rng = np.random.default_rng(5)
+    for name in names:
+        path = folder / "audio" / f"{name}.ogg"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        soundfile.write(path, rng.normal(0, 0.1, 16_000), 16_000)
+    rows = "".join(f"{name}.ogg,{name[0]},1.0,cut\n" for name in names)
+    (folder / "segments.csv").write_text("file,collection,seconds,how\n" + rows)
+    count = len(names)
+    np.savez(
+        folder / "teacher.npz",
+        logits=rng.normal(-4, 2, (count, 527)).astype(np.float16),
+        embeddings=rng.normal(size=(count, 384)).astype(np.float16),
+    )
+    return folder
+
+
 @pytest.fixture(scope="module")
 def data(tmp_path_factory) -> Path:
     """A training set of six recordings in three collections, with an untrained teacher."""
@@ -219,6 +237,22 @@ class TestCollection:
         kept = {name.split("/")[0] for name, out in zip(collection.files, collection.held_out, strict=True) if not out}
         gone = {name.split("/")[0] for name, out in zip(collection.files, collection.held_out, strict=True) if out}
         assert not kept & gone
+
+    def test_further_folders_are_trained_on_and_leave_the_held_out_part_alone(self, data, tmp_path):
+        more = write_folder(tmp_path / "more", ["d/0", "d/1"])
+        one, two = (open_collection(folders, tmp_path / "cache", 0.4) for folders in (data, [data, more]))
+        assert two.added == 2
+        np.testing.assert_array_equal(two.held_out, [*one.held_out, False, False])
+        np.testing.assert_array_equal(two.waveform(0), one.waveform(0))
+        expected = soundfile.read(more / "audio" / "d" / "1.ogg", dtype="int16")[0]
+        np.testing.assert_array_equal(two.waveform(7), expected / np.float32(32768))
+
+    def test_further_folders_must_not_hold_what_is_held_out(self, data, tmp_path):
+        gone = open_collection(data, data / "cache", 0.4)
+        name = next(file for file, out in zip(gone.files, gone.held_out, strict=True) if out)[0]
+        more = write_folder(tmp_path / "more", [f"{name}/9"])
+        with pytest.raises(ValueError, match=f"collection {name}"):
+            open_collection([data, more], tmp_path / "cache", 0.4)
 
     def test_crops(self, data):
         collection = open_collection(data, data / "cache", 0.0)
@@ -389,6 +423,16 @@ class TestRun:
                 assert torch.equal(value, ends[1][part][key]), key
         assert ends[0]["step"] == ends[1]["step"] == 4
         assert load_model(tmp_path / "parts" / "model").embed(np.ones(2000, np.float32)).shape == (1024,)
+
+    def test_a_run_hears_further_folders(self, data, tmp_path):
+        more = write_folder(tmp_path / "more", ["d/0", "d/1"])
+        config = DistillConfig(**TINY)
+        run = Trainer(config, [data, more], tmp_path / "run", tmp_path / "cache")
+        alone = trainer(data, tmp_path / "alone")
+        assert len(run.weights) == 8
+        assert np.diff(run.weights)[-2:].min() > 0
+        assert torch.equal(run.embedding_mean, alone.embedding_mean)
+        run.run()
 
     def test_a_run_begins_from_the_end_of_another(self, data, tmp_path):
         trainer(data, tmp_path / "first").run()
