@@ -9,9 +9,12 @@ __all__ = [
     "DatasetError",
     "DivergedError",
     "DownloadError",
+    "InvalidArgumentError",
     "InvalidWaveformError",
+    "MissingFolderError",
     "MissingPackageError",
     "ModelNotFoundError",
+    "NotAFolderError",
     "OfflineError",
     "ProbeError",
     "SedembedError",
@@ -24,6 +27,18 @@ __all__ = [
 
 class SedembedError(Exception):
     """Base class of all errors raised by sedembed."""
+
+
+class InvalidArgumentError(SedembedError, ValueError):
+    """An argument or option with a value that is not allowed."""
+
+
+class MissingFolderError(SedembedError, FileNotFoundError):
+    """A folder or file of recordings that is not there, or holds no recordings."""
+
+
+class NotAFolderError(SedembedError, NotADirectoryError):
+    """A file where a folder was expected."""
 
 
 class AudioError(SedembedError, ValueError):

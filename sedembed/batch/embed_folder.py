@@ -1,39 +1,25 @@
-"""embed_folder: walk a folder, embed what is in it, survive what is in it."""
+"""embed_folder: embed every recording of a folder into a store, and continue where an earlier run stopped."""
 
 from __future__ import annotations
 
-import errno
 import logging
 import os
-import signal
-import threading
-import time
-import warnings
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath
-from typing import TextIO
+from collections.abc import Iterable
+from pathlib import Path
 
-import numpy as np
-from tqdm import tqdm
-
-from sedembed.audio.reader import AUDIO_EXTENSIONS
-from sedembed.batch.readers import ReaderPool, Source, Step, current_source
+from sedembed.audio.listing import Listing, check_folder, list_recordings
+from sedembed.batch.loop import check_options
+from sedembed.batch.vector_job import VectorJob, write_vectors
 from sedembed.embedder import Embedder, load_model
 from sedembed.engine.provenance import describe_run
-from sedembed.engine.runner import MAX_BATCH, Runner
-from sedembed.engine.windows import WINDOW_SECONDS, ClipSum
+from sedembed.errors import InvalidArgumentError
 from sedembed.store.store import EmbeddingStore, open_store
-from sedembed.store.writer import FrameRows, StoreWriter
+from sedembed.store.writer import StoreWriter
 from sedembed.types import Precision
 
-__all__ = ["Listing", "embed_files", "embed_folder", "list_recordings"]
+__all__ = ["embed_files", "embed_folder"]
 
 logger = logging.getLogger(__name__)
-
-# Batches looked at together to group windows of similar length.
-_BATCHES_AHEAD = 4
 
 
 def embed_folder(
@@ -50,9 +36,9 @@ def embed_folder(
 ) -> EmbeddingStore:
     """Embed every sound file of a folder and its subfolders into a store on disk.
 
-    Running the same command again goes on where it was interrupted, also after a crash: files with a vector are not
-    read again, failed ones are tried again, new ones are added. Memory depends neither on the number nor on the
-    length of files.
+    Running the same command again continues where it was interrupted, also after a crash: files with a vector are not
+    read again, failed ones are tried again, new ones are added. Memory depends neither on the number of files nor on
+    their length.
 
     Parameters
     ----------
@@ -102,18 +88,14 @@ def embed_folder(
     >>> store.vectors.shape, len(store.failures)  # doctest: +SKIP
     ((2000, 1024), 0)
     """
-    _check_options(workers, batch_size, timeout)
+    check_options(workers, batch_size, timeout)
     folder, out = Path(folder).expanduser(), Path(out).expanduser()
     listing = list_recordings(folder, out)
-    if not listing.files and not listing.failures:
-        raise FileNotFoundError(
-            errno.ENOENT,
-            f"Expected sound files, found none among {listing.ignored} files; supported are "
-            f"{' '.join(sorted(AUDIO_EXTENSIONS))}",
-            str(folder),
-        )
+    listing.refuse_empty(folder)
     model = _load(model, precision)
-    logger.info("%s: %d sound files, %d others ignored", folder, len(listing.files), listing.ignored)
+    logger.info("%s: %d sound files", folder, len(listing.files))
+    if listing.ignored:
+        logger.warning("%s: %s", folder, listing.describe_ignored())
     return _embed_listing(folder, listing, out, model, frames, workers, batch_size, progress, timeout)
 
 
@@ -154,9 +136,9 @@ def embed_files(
     StoreError, ValueError, KeyboardInterrupt, ModelNotFoundError, WeightsError, DownloadError
         As for `embed_folder`.
     """
-    _check_options(workers, batch_size, timeout)
+    check_options(workers, batch_size, timeout)
     folder, out = Path(folder).expanduser(), Path(out).expanduser()
-    _check_folder(folder)
+    check_folder(folder)
     listing = Listing()
     for path in sorted(set(paths)):
         listing.add(path)
@@ -164,19 +146,13 @@ def embed_files(
     return _embed_listing(folder, listing, out, model, frames, workers, batch_size, progress, timeout)
 
 
-def _check_options(workers: int | None, batch_size: int | None, timeout: float) -> None:
-    for name, value in (("workers", workers), ("batch_size", batch_size)):
-        if value is not None and (not isinstance(value, (int, np.integer)) or value < 1):
-            raise ValueError(f"{name} must be a whole number of at least 1, or None, got {value!r}")
-    if not timeout > 0:
-        raise ValueError(f"timeout must be a positive number of seconds, got {timeout!r}")
-
-
 def _load(model: str | os.PathLike[str] | Embedder, precision: Precision | None) -> Embedder:
     if not isinstance(model, Embedder):
         return load_model(model, precision=precision or "float32")
     if precision is not None and precision != model.precision:
-        raise ValueError(f"precision={precision!r} was asked for, but the model was loaded with {model.precision!r}")
+        raise InvalidArgumentError(
+            f"precision={precision!r} was asked for, but the model was loaded with {model.precision!r}"
+        )
     return model
 
 
@@ -192,236 +168,18 @@ def _embed_listing(
     timeout: float,
 ) -> EmbeddingStore:
     """Embed what is listed and not yet done; the arguments have been checked."""
-    batch_size = MAX_BATCH if batch_size is None else int(batch_size)
     with StoreWriter(out, describe_run(model.runner, folder, frames=frames)) as writer:
         writer.keep_failures(listing.files)
         for path, (error, message) in listing.failures.items():
             writer.fail(path, error, message)
-        paths = [path for path in listing.files if path not in writer.done]
-        if len(paths) < len(listing.files):
-            logger.info("%s: %d files are done already", out, len(listing.files) - len(paths))
-        bar = tqdm(
-            total=len(listing.files),
-            initial=len(listing.files) - len(paths),
-            unit="file",
-            disable=None if progress is None else not progress,
+        job = VectorJob(model.runner, writer, frames=frames)
+        write_vectors(
+            job,
+            folder,
+            listing.files,
+            workers=workers,
+            batch_size=batch_size,
+            progress=progress,
+            timeout=timeout,
         )
-        with bar, _warnings_logged(), _interrupts_noted() as interrupted:
-            pool = ReaderPool(
-                folder,
-                paths,
-                model.runner.features,
-                sample_rate=model.sample_rate,
-                cut=model.runner.windows,
-                workers=workers or min(8, max(2, os.cpu_count() or 2)),
-                ahead=_BATCHES_AHEAD * batch_size * model.runner.max_batch_frames // MAX_BATCH,
-                timeout=timeout,
-            )
-            try:
-                run = _Run(model.runner, writer, batch_size, frames, bar)
-                while pool.left and not interrupted.is_set():
-                    run.process(pool.take(_BATCHES_AHEAD * batch_size, pool.queue.maxsize))
-                    if writer.due:
-                        writer.commit()
-            finally:
-                pool.close()
-            writer.commit()
-        if interrupted.is_set():
-            message = (
-                f"interrupted: {len(listing.files) - pool.left} of {len(listing.files)} files are done and kept in "
-                f"{out}; run the same command again to go on"
-            )
-            raise KeyboardInterrupt(message)
     return open_store(out)
-
-
-# --- the network's side --------------------------------------------------------------------------------------------
-
-
-@dataclass
-class _Clip:
-    sum: ClipSum
-    frames: FrameRows | None
-    windows: int = 0
-
-
-class _Run:
-    """What the main thread does with the windows that the decoders hand in."""
-
-    def __init__(self, runner: Runner, writer: StoreWriter, batch_size: int, frames: bool, bar: tqdm) -> None:
-        self._runner, self._writer, self._batch_size, self._frames, self._bar = runner, writer, batch_size, frames, bar
-        self._clips: dict[Source, _Clip] = {}
-        self._seconds, self._started = 0.0, time.monotonic()
-
-    def process(self, steps: list[Step]) -> None:
-        failed = {step.source for step in steps if step.error is not None}
-        windows = [
-            (step.source, step.features) for step in steps if step.features is not None and step.source not in failed
-        ]
-        results = self._runner.run([features for _, features in windows], max_items=self._batch_size)
-        # Windows of a file come in order, and so do their results.
-        for (source, _), result in zip(windows, results, strict=True):
-            clip = self._clips.get(source)
-            if clip is None:
-                rows = self._writer.open_frames() if self._frames else None
-                clip = self._clips[source] = _Clip(self._runner.new_sum(), rows)
-            clip.sum.add(result)
-            if clip.frames is not None:
-                times = self._runner.frame_times(len(result.frames), clip.windows * WINDOW_SECONDS)
-                clip.frames.add(source.path, times, result.frames)
-            clip.windows += 1
-        for step in steps:
-            if step.features is None:
-                self._finish(step.source, step.error)
-
-    def _finish(self, source: Source, error: BaseException | None) -> None:
-        if error is not None and not isinstance(error, Exception):
-            raise error
-        clip = self._clips.pop(source, None)
-        info = source.info
-        if error is None and (clip is None or info is None):
-            error = ValueError("the file gave no samples; leave it out or fetch it again")
-        if error is None and clip is not None and not np.isfinite(clip.sum.embedding).all():
-            error = ValueError("the network gives NaN or infinity for this sound; check its level")
-        if error is not None or clip is None or info is None:
-            if clip is not None and clip.frames is not None:
-                self._writer.drop_frames(clip.frames)
-            logger.warning("%s: %s: %s", source.path, type(error).__name__, error)
-            self._writer.fail(source.path, type(error).__name__, str(error) or repr(error))
-        else:
-            self._writer.add(
-                source.path, source.seconds, info.sample_rate, info.channels, clip.sum.embedding, clip.frames
-            )
-            self._seconds += source.seconds
-            elapsed = time.monotonic() - self._started
-            self._bar.set_postfix_str(f"{self._seconds / max(elapsed, 1e-3):.0f} s of sound/s", refresh=False)
-        self._bar.update()
-
-
-# --- the folder ----------------------------------------------------------------------------------------------------
-
-
-@dataclass
-class Listing:
-    """Sound files of a folder, what could not be listed (path to error and message), and how many other files."""
-
-    files: list[str] = field(default_factory=list)
-    failures: dict[str, tuple[str, str]] = field(default_factory=dict)
-    ignored: int = 0
-
-    def add(self, path: str) -> None:
-        """Take a file, if a store can hold its name."""
-        if _is_utf8(path):
-            self.files.append(path)
-        else:
-            self.failures[path] = ("UnicodeError", "the name is not valid UTF-8; rename the file")
-
-
-def list_recordings(folder: Path, skip: Path | None = None) -> Listing:
-    """Find the sound files under a folder, but not under `skip`; relative paths with forward slashes, sorted."""
-    _check_folder(folder)
-    listing = Listing()
-    skipped = _identity(skip) if skip is not None and skip.exists() else None
-    # Each directory with those above it: a link to one of them is a loop, a link elsewhere is not.
-    pending: list[tuple[str, tuple[tuple[int, int], ...]]] = [("", ())]
-    while pending:
-        prefix, above = pending.pop()
-        try:
-            here = _identity(folder / prefix)
-            if here == skipped:
-                continue
-            if here in above:
-                logger.warning("%s links back to a folder that it is in; not followed", prefix)
-                continue
-            with os.scandir(folder / prefix) as entries:
-                for entry in entries:
-                    if entry.name.startswith("."):
-                        continue
-                    path = f"{prefix}/{entry.name}" if prefix else entry.name
-                    if _is_directory(entry):
-                        pending.append((path, (*above, here)))
-                    elif PurePosixPath(entry.name).suffix.lower() not in AUDIO_EXTENSIONS:
-                        listing.ignored += 1
-                    else:
-                        listing.add(path)
-        except OSError as error:
-            listing.failures[prefix or "."] = (type(error).__name__, f"{error}; no file in this folder was embedded")
-    listing.files.sort()
-    return listing
-
-
-def _check_folder(folder: Path) -> None:
-    if not folder.exists():
-        raise FileNotFoundError(errno.ENOENT, "Expected a folder of sound files, found nothing", str(folder))
-    if not folder.is_dir():
-        raise NotADirectoryError(
-            errno.ENOTDIR, "Expected a folder of sound files, got a file; embed() takes a single one", str(folder)
-        )
-
-
-def _identity(path: Path) -> tuple[int, int]:
-    status = path.stat()
-    return status.st_dev, status.st_ino
-
-
-def _is_directory(entry: os.DirEntry[str]) -> bool:
-    try:
-        return entry.is_dir()
-    except OSError:  # a link to itself: if its suffix is one of sound, the decoder says what is wrong
-        return False
-
-
-def _is_utf8(path: str) -> bool:
-    try:
-        path.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
-# --- warnings and Ctrl-C -------------------------------------------------------------------------------------------
-
-
-@contextmanager
-def _warnings_logged() -> Iterator[None]:
-    """Log what the decoders warn about under the path of the file, whatever the filters say."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("always", module=r"sedembed\.")
-        show = warnings.showwarning
-
-        def log(
-            message: Warning | str,
-            category: type[Warning],
-            filename: str,
-            lineno: int,
-            file: TextIO | None = None,
-            line: str | None = None,
-        ) -> None:
-            source = current_source()
-            if source is None:
-                show(message, category, filename, lineno, file, line)
-            else:
-                logger.warning("%s: %s", source.path, message)
-
-        warnings.showwarning = log
-        yield
-
-
-@contextmanager
-def _interrupts_noted() -> Iterator[threading.Event]:
-    """Turn the first Ctrl-C into a flag; the second does what it always does."""
-    interrupted = threading.Event()
-    is_main = threading.current_thread() is threading.main_thread()
-    if not is_main or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
-        yield interrupted
-        return
-
-    def note(number: int, frame: object) -> None:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-        interrupted.set()
-
-    signal.signal(signal.SIGINT, note)
-    try:
-        yield interrupted
-    finally:
-        signal.signal(signal.SIGINT, signal.default_int_handler)

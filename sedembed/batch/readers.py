@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from sedembed.audio.reader import AudioInfo, AudioReader
 from sedembed.errors import AudioTimeoutError
 
-__all__ = ["ReaderPool", "Source", "Step", "current_source"]
+__all__ = ["Piece", "ReaderPool", "Source", "Step", "current_source"]
 
 _TICK = 1.0
 # A decoder stops itself at the limit with a message of its own; only then is its thread given up.
@@ -42,7 +42,7 @@ class Source:
     seconds : float
         Duration decoded.
     closed : bool
-        Its fate is known; what still comes from it is ignored.
+        It is finished or given up; what still comes from it is ignored.
     """
 
     path: str
@@ -51,17 +51,35 @@ class Source:
     closed: bool = False
 
 
+class Piece(NamedTuple):
+    """One window of a recording.
+
+    Attributes
+    ----------
+    features : torch.Tensor, shape (feature frames, bins)
+        What the network runs on.
+    samples : int
+        Length of the window at the network's rate.
+    last : bool
+        Whether the recording ends with it, where the job needs to know.
+    """
+
+    features: torch.Tensor
+    samples: int = 0
+    last: bool = False
+
+
 class Step(NamedTuple):
-    """One window of a file; without features, the end of it, with the error if there was one."""
+    """One window of a file; without a piece, the end of it, with the error if there was one."""
 
     source: Source
-    features: torch.Tensor | None
+    piece: Piece | None
     error: BaseException | None = None
 
     @property
     def weight(self) -> int:
         """Feature frames, at least one."""
-        return 1 if self.features is None else len(self.features)
+        return 1 if self.piece is None else len(self.piece.features)
 
 
 class _FrameQueue(queue.Queue[Step]):
@@ -119,8 +137,8 @@ class _Worker(threading.Thread):
         pool = self._pool
         with AudioReader(pool.folder / source.path, sample_rate=pool.sample_rate, timeout=pool.timeout) as reader:
             source.info = reader.info
-            for window in pool.cut(self._alive(reader.blocks())):
-                self._put(Step(source, pool.features(window)))
+            for piece in pool.pieces(self._alive(reader.blocks())):
+                self._put(Step(source, piece))
             source.seconds = reader.seconds
 
     def _alive(self, blocks: Iterable[NDArray[np.float32]]) -> Iterator[NDArray[np.float32]]:
@@ -159,12 +177,10 @@ class ReaderPool:
         Where they are.
     paths : sequence of str
         What to read, relative to `folder`.
-    features : callable
-        Front end; called from several threads.
+    pieces : callable
+        Cuts the blocks of a file into windows and gives their features; called from several threads.
     sample_rate : int
-        Rate that `features` expects, in Hz.
-    cut : callable
-        Cuts the blocks of a file into windows; called from several threads.
+        Rate that `pieces` expects, in Hz.
     workers : int
         Number of threads.
     ahead : int
@@ -177,16 +193,15 @@ class ReaderPool:
         self,
         folder: Path,
         paths: Sequence[str],
-        features: Callable[[NDArray[np.float32]], torch.Tensor],
+        pieces: Callable[[Iterator[NDArray[np.float32]]], Iterator[Piece]],
         *,
         sample_rate: int,
-        cut: Callable[[Iterable[NDArray[np.float32]]], Iterator[NDArray[np.float32]]],
         workers: int,
         ahead: int,
         timeout: float,
     ) -> None:
-        self.folder, self.features = folder, features
-        self.sample_rate, self.cut, self.timeout = sample_rate, cut, timeout
+        self.folder, self.pieces = folder, pieces
+        self.sample_rate, self.timeout = sample_rate, timeout
         self.queue = _FrameQueue(maxsize=ahead)
         self.stopped = False
         self.left = len(paths)
@@ -224,12 +239,12 @@ class ReaderPool:
             if not step.source.closed:
                 steps.append(step)
                 frames += step.weight
-                if step.features is None:
+                if step.piece is None:
                     self._close(step.source)
         return steps
 
     def close(self) -> None:
-        """Stop the workers; those that do not hear are left behind."""
+        """Stop the workers; those that do not answer are left behind."""
         self.stopped = True
         deadline = time.monotonic() + 2.0
         for worker in self._workers:

@@ -5,16 +5,16 @@ from __future__ import annotations
 import argparse
 import contextlib
 import sys
-from collections.abc import Iterator, Sequence
 from itertools import chain
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-from sedembed.cli.common import GOOD, SOME_FAILED, AddCommand, add_model, complain, load
-from sedembed.errors import SedembedError
+from sedembed.cli.common import GOOD, SOME_FAILED, AddCommand, add_model, load
+from sedembed.cli.recordings import find_recordings
+from sedembed.errors import InvalidArgumentError
 
 if TYPE_CHECKING:
-    from sedembed.detection.events import Event, EventRules
+    from sedembed.detection.events import EventRules
     from sedembed.embedder import Embedder
 
 __all__ = ["register"]
@@ -22,7 +22,7 @@ __all__ = ["register"]
 
 def register(add: AddCommand) -> None:
     """Add the commands of this module."""
-    sub = add("detect", _detect, "find when the sound events of a recording, or of each one of a folder, begin and end")
+    sub = add("detect", _detect, "find onset and offset of the sound events of a recording, or of each one in a folder")
     sub.add_argument("path", metavar="FILE|FOLDER", type=Path)
     sub.add_argument(
         "-o", "--out", type=Path, help="file to write, for audacity and a folder a folder (default: standard output)"
@@ -52,10 +52,10 @@ def _add_rules(parser: argparse.ArgumentParser) -> None:
         metavar="X",
         type=_threshold,
         action="append",
-        help="probability from which on a sound is an event (default: 0.3); again as LABEL=X for a single sound",
+        help="probability from which on a sound is an event (default: 0.3); repeat as LABEL=X for a single sound",
     )
     parser.add_argument(
-        "--labels", metavar="LABELS", action="append", help='only these sounds, parted by ";" (default: all)'
+        "--labels", metavar="LABELS", action="append", help='only these sounds, separated by ";" (default: all)'
     )
     parser.add_argument(
         "--median", metavar="S", type=float, help="length of the median filter in seconds, 0 for none (default: 0.3)"
@@ -87,68 +87,38 @@ def _rules(options: argparse.Namespace, model: Embedder) -> EventRules:
 
 
 def _detect(options: argparse.Namespace) -> int:
+    from sedembed.batch.annotate import detect_recordings
     from sedembed.detection.formats import FORMATS, format_of, open_events, short_names
 
     form = options.format or format_of(options.out)
-    folder = options.path if options.path.is_dir() else None
-    each = form == "audacity" and folder is not None
+    recordings = find_recordings(options.path)
+    each = form == "audacity" and options.path.is_dir()
     if each and (options.out is None or options.out.is_file()):
-        raise ValueError("Audacity has a label file for each recording: give -o a folder for those of a folder")
-    paths, failures = _list(options.path)
-    names = short_names(paths, words=form == "rttm")
+        raise InvalidArgumentError(
+            "Audacity has a label file for each recording: give -o a folder for those of a folder."
+        )
+    names = short_names(recordings.paths, words=form == "rttm")
     model = load(options)
-    results = _results(model, _rules(options, model), folder or options.path.parent, paths, failures, options.out)
+    found = detect_recordings(
+        model.runner, recordings.folder, recordings.paths, _rules(options, model), options.out, progress=recordings.bar
+    )
+    good = recordings.report(found)
     if each:
-        for path, duration, events in results:
+        for path, duration, events, _ in good:
             with open_events(options.out / f"{names[path]}.txt") as stream:
                 FORMATS[form](stream).add(path, names[path], duration, events)
-        return SOME_FAILED if failures else GOOD
-    first = next(results, None)
+        return recordings.exit_code
+    first = next(good, None)
     if first is None:  # nothing to write: a file of an earlier run stays
         return SOME_FAILED
     output: contextlib.AbstractContextManager[IO[str]] = contextlib.nullcontext(sys.stdout)
     with output if options.out is None else open_events(options.out) as stream:
         writer = FORMATS[form](stream)
-        for path, duration, events in chain([first], results):
+        for path, duration, events, _ in chain([first], good):
             writer.add(path, names[path], duration, events)
             stream.flush()
         writer.finish()
-    return SOME_FAILED if failures else GOOD
-
-
-def _list(path: Path) -> tuple[list[str], list[str]]:
-    """Relative paths of the recordings that a file or folder stands for, and those already known to be unusable."""
-    from sedembed.audio.reader import AUDIO_EXTENSIONS
-    from sedembed.batch.embed_folder import list_recordings
-
-    if not path.is_dir():
-        return [path.name], []
-    listing = list_recordings(path)
-    if not listing.files and not listing.failures:
-        suffixes = " ".join(sorted(AUDIO_EXTENSIONS))
-        raise FileNotFoundError(f"{path} holds no sound files among {listing.ignored} others; supported are {suffixes}")
-    for name, (error, message) in listing.failures.items():
-        complain(f"{name}: {error}: {message}")
-    return listing.files, list(listing.failures)
-
-
-def _results(
-    model: Embedder, rules: EventRules, folder: Path, paths: Sequence[str], failures: list[str], out: Path | None
-) -> Iterator[tuple[str, float, list[Event]]]:
-    """Path, duration and events of each recording; those that cannot be read are said and added to `failures`."""
-    from tqdm import tqdm
-
-    from sedembed.detection.detect import detect
-    from sedembed.engine.inputs import clip_blocks
-
-    for path in tqdm(paths, unit="file", disable=None if out is not None else True):
-        try:
-            events, duration = detect(model.runner, clip_blocks(folder / path, None, model.sample_rate), rules)
-        except (SedembedError, OSError) as error:
-            failures.append(path)
-            complain(f"{path}: {type(error).__name__}: {error}")
-        else:
-            yield path, duration, events
+    return recordings.exit_code
 
 
 def _plot(options: argparse.Namespace) -> int:

@@ -317,7 +317,7 @@ def _report(
 
 
 def _predict(options: argparse.Namespace) -> int:
-    from sedembed.batch.embed_folder import list_recordings
+    from sedembed.audio.listing import list_recordings
     from sedembed.probe.probe import LinearProbe
     from sedembed.store.layout import RUN_FILE
     from sedembed.store.store import open_store

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import csv
+import io
+from collections.abc import Iterable
 from pathlib import Path
 
 from sedembed.cli.common import GOOD, SOME_FAILED, AddCommand, add_model, complain, load, print_json
-from sedembed.errors import SedembedError
+from sedembed.cli.recordings import find_recordings
+from sedembed.errors import InvalidArgumentError
 
 __all__ = ["register"]
 
@@ -25,8 +29,9 @@ def register(add: AddCommand) -> None:
     sub = add("tag", _tag, "print the strongest sound events of a recording or of each one of a folder")
     sub.add_argument("path", metavar="FILE|FOLDER", type=Path)
     sub.add_argument("-k", type=int, default=5, help="events to print (default: 5)")
+    sub.add_argument("-o", "--out", type=Path, help="CSV to write; run again to continue (default: standard output)")
     add_model(sub)
-    sub.add_argument("--json", action="store_true", help="one JSON object a line")
+    sub.add_argument("--json", action="store_true", help="one JSON object on each line")
 
     sub = add("models", _models, "list the models and where their weights come from")
     sub.add_argument("--json", action="store_true", help="print the full records as JSON")
@@ -60,32 +65,37 @@ def _embed(options: argparse.Namespace) -> int:
 
 
 def _tag(options: argparse.Namespace) -> int:
-    from sedembed.batch.embed_folder import list_recordings
+    from sedembed.batch.annotate import tag_recordings
 
     if options.k < 1:
-        raise ValueError(f"-k needs a number of events of at least 1, got {options.k}")
+        raise InvalidArgumentError(f"-k needs a number of events of at least 1, got {options.k}.")
+    recordings = find_recordings(options.path)
     model = load(options)
-    folder = options.path if options.path.is_dir() else options.path.parent
-    paths, failed = [options.path.name], 0
-    if options.path.is_dir():
-        listing = list_recordings(folder)
-        paths, failed = listing.files, len(listing.failures)
-        for path, (error, message) in listing.failures.items():
-            complain(f"{path}: {error}: {message}")
-    for path in paths:
-        try:
-            probabilities = model.tag(folder / path)
-        except (SedembedError, OSError) as error:
-            failed += 1
-            complain(f"{path}: {type(error).__name__}: {error}")
-            continue
-        best = probabilities.argsort()[::-1][: options.k]
-        events = [(model.labels[i], round(float(probabilities[i]), 4)) for i in best]
+    found = tag_recordings(
+        model.runner, recordings.folder, recordings.paths, options.k, options.out, progress=recordings.bar
+    )
+    rows = ((path, [(name, round(p, 4)) for name, p in tags]) for path, _, tags, _ in recordings.report(found))
+    if options.out is not None:
+        _write_tags(options.out, rows)
+        return recordings.exit_code
+    for path, tags in rows:
         if options.json:
-            print_json({"path": path, "events": [{"label": name, "probability": p} for name, p in events]})
+            print_json({"path": path, "events": [{"label": name, "probability": p} for name, p in tags]})
         else:
-            print(f"{path}\t" + ", ".join(f"{name} {p:.2f}" for name, p in events), flush=True)
-    return SOME_FAILED if failed else GOOD
+            print(f"{path}\t" + ", ".join(f"{name} {p:.2f}" for name, p in tags), flush=True)
+    return recordings.exit_code
+
+
+def _write_tags(out: Path, rows: Iterable[tuple[str, list[tuple[str, float]]]]) -> None:
+    """Write a CSV with one row for each recording and event."""
+    from sedembed._utils.files import write_atomic
+
+    text = io.StringIO(newline="")
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["path", "rank", "label", "probability"])
+    for path, tags in rows:
+        writer.writerows([path, rank, name, f"{p:.4f}"] for rank, (name, p) in enumerate(tags, 1))
+    write_atomic(out, text.getvalue())
 
 
 def _models(options: argparse.Namespace) -> int:

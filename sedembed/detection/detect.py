@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from sedembed.detection.events import Event, EventDetector, EventRules, sort_events
@@ -14,11 +15,11 @@ from sedembed.engine.runner import Runner
 from sedembed.engine.windows import iter_overlapping
 from sedembed.errors import InvalidWaveformError
 
-__all__ = ["WindowOutput", "detect", "detect_blocks", "run_windows"]
+__all__ = ["OverlappingWindows", "WindowOutput", "detect", "detect_blocks", "run_windows"]
 
 # Ten seconds: what the networks were trained on. Among other sounds in a window of a minute it overlooks most events.
 _WINDOW_SECONDS = 10.0
-# What is near the edge of a window is heard again in the next one, with more around it.
+# What is near the edge of a window is in the next one too, with more around it.
 _EDGE_SECONDS = 1.0
 
 
@@ -34,38 +35,77 @@ class WindowOutput(NamedTuple):
     end: float  # of the stretch; the last one ends with the sound
 
 
-def run_windows(runner: Runner, blocks: Iterable[NDArray[np.float32]]) -> Iterator[WindowOutput]:
-    """Run a sound, given in blocks at the network's own rate, through the network in bounded memory."""
-    network = runner.network
-    rate = network.frame_rate
-    samples = round(network.sample_rate / rate)  # of a frame
-    window, edge = math.ceil(_WINDOW_SECONDS * rate), round(_EDGE_SECONDS * rate)
-    hop = window - 2 * edge
-    per_frame, per_feature = round(network.feature_rate / rate), round(network.sample_rate / network.feature_rate)
-    # Frames before the one that holds the first centre. A network that hears several frames for each that it gives
-    # gives none for them, nor for some at the end: its first and its last one, which hear them, stand for them too.
-    late = math.floor(network.first_frame_time * rate)
-    first = 0  # frame that the window begins with
-    for number, (wave, last) in enumerate(iter_overlapping(blocks, window * samples, hop * samples)):
-        features = runner.features(np.pad(wave, (0, max(0, network.min_samples - len(wave)))))
-        probabilities = runner.frame_probabilities(features)
-        rest = max(0, len(features) // per_frame - len(probabilities) - late)
-        probabilities = np.pad(probabilities, ((late, rest), (0, 0)), mode="edge")
-        begin, stop = edge if number else 0, window - edge
-        kept_features = stop * per_frame
+class OverlappingWindows:
+    """Windows of ten seconds that overlap, and the stretch of sound for which each one counts.
+
+    Parameters
+    ----------
+    runner : Runner
+        The network.
+    """
+
+    def __init__(self, runner: Runner) -> None:
+        network = runner.network
+        self._runner, self._rate = runner, network.frame_rate
+        self._samples = round(network.sample_rate / self._rate)  # of a frame
+        self._window = math.ceil(_WINDOW_SECONDS * self._rate)
+        self._edge = round(_EDGE_SECONDS * self._rate)
+        self._hop = self._window - 2 * self._edge
+        self._per_frame = round(network.feature_rate / self._rate)
+        self._per_feature = round(network.sample_rate / network.feature_rate)
+        # Frames before the one that holds the first centre. A network whose frames overlap gives no output for them,
+        # nor for some at the end: its first and its last frame, which cover them, stand for them too.
+        self._late = math.floor(network.first_frame_time * self._rate)
+
+    def features(self, blocks: Iterable[NDArray[np.float32]]) -> Iterator[tuple[torch.Tensor, int, bool]]:
+        """Yield features, number of samples, and whether it is the last one, of each window of a sound."""
+        shortest = self._runner.network.min_samples
+        for wave, last in iter_overlapping(blocks, self._window * self._samples, self._hop * self._samples):
+            yield self._runner.features(np.pad(wave, (0, max(0, shortest - len(wave))))), len(wave), last
+
+    def join(
+        self, number: int, features: torch.Tensor, probabilities: NDArray[np.float32], samples: int, last: bool
+    ) -> WindowOutput:
+        """Cut the output of a window to the stretch for which it counts.
+
+        Parameters
+        ----------
+        number : int
+            Of the window, from 0.
+        features, samples, last
+            What `features` gave.
+        probabilities : ndarray of float32, shape (frames, classes)
+            What the network gave.
+
+        Raises
+        ------
+        InvalidWaveformError
+            If there is NaN or infinity among the probabilities.
+        """
+        rate, first = self._rate, number * self._hop
+        rest = max(0, len(features) // self._per_frame - len(probabilities) - self._late)
+        probabilities = np.pad(probabilities, ((self._late, rest), (0, 0)), mode="edge")
+        begin, stop = self._edge if number else 0, self._window - self._edge
+        kept_features = stop * self._per_frame
         if last:
-            stop, kept_features = -(-len(wave) // samples), 1 + len(wave) // per_feature
+            stop, kept_features = -(-samples // self._samples), 1 + samples // self._per_feature
         if not np.isfinite(probabilities).all():
             raise InvalidWaveformError(
-                f"the network gives NaN or infinity for this sound, from {first / rate:g} s on; check its level"
+                f"The network gives NaN or infinity for this sound, from {first / rate:g} s on; check its level."
             )
-        yield WindowOutput(
-            features[begin * per_frame : kept_features].numpy(),
+        return WindowOutput(
+            features[begin * self._per_frame : kept_features].numpy(),
             probabilities[begin:stop],
             (first + begin) / rate,
-            first / rate + len(wave) / network.sample_rate if last else (first + stop) / rate,
+            first / rate + samples / self._runner.network.sample_rate if last else (first + stop) / rate,
         )
-        first += hop
+
+
+def run_windows(runner: Runner, blocks: Iterable[NDArray[np.float32]]) -> Iterator[WindowOutput]:
+    """Run a sound, given in blocks at the network's own rate, through the network in bounded memory."""
+    windows = OverlappingWindows(runner)
+    for number, (features, samples, last) in enumerate(windows.features(blocks)):
+        yield windows.join(number, features, runner.frame_probabilities(features), samples, last)
 
 
 def detect_blocks(

@@ -7,7 +7,7 @@ import math
 from bisect import bisect_right
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -26,7 +26,7 @@ class Event(NamedTuple):
     label : str
         Name of the sound, one of the model's `labels`.
     onset, offset : float
-        Begin and end in seconds from the start of the recording.
+        Start and end in seconds from the start of the recording.
     probability : float
         Highest frame probability within the event, after the median filter; at least the threshold.
     """
@@ -96,6 +96,16 @@ class EventRules:
             max_gap=math.floor(_seconds("max_gap", max_gap) * frame_rate + 1e-6),
             frame_rate=frame_rate,
         )
+
+    def describe(self) -> dict[str, Any]:
+        """All that decides the events, as plain values for JSON."""
+        return {
+            "labels": list(self.labels),
+            "thresholds": [float(value) for value in self.thresholds],
+            "median": self.median,
+            "min_duration": self.min_duration,
+            "max_gap": self.max_gap,
+        }
 
 
 def _thresholds(names: Sequence[str], threshold: float | Mapping[str, float] | ArrayLike) -> NDArray[np.float32]:

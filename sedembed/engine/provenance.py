@@ -12,10 +12,20 @@ from sedembed.engine.runner import Runner
 from sedembed.engine.windows import WINDOW_SECONDS
 from sedembed.store.layout import FORMAT_VERSION
 
-__all__ = ["FRONT_END_VERSION", "describe_run", "sha256_of_model"]
+__all__ = ["FRONT_END_VERSION", "describe_run", "describe_settings", "sha256_of_model"]
 
 # To be raised by whatever changes vectors without changing weights: reading, resampling, windows, log-mel.
 FRONT_END_VERSION = 1
+
+
+def describe_settings(runner: Runner) -> dict[str, Any]:
+    """Give the settings that every result of a network depends on."""
+    return {
+        "front_end_version": FRONT_END_VERSION,
+        "model_version": runner.record.version,
+        "model_sha256": sha256_of_model(runner),
+        "precision": runner.precision,
+    }
 
 
 def describe_run(runner: Runner, folder: Path, *, frames: bool = False, kind: str = "embeddings") -> dict[str, Any]:
@@ -34,11 +44,8 @@ def describe_run(runner: Runner, folder: Path, *, frames: bool = False, kind: st
     """
     settings: dict[str, Any] = {
         "format_version": FORMAT_VERSION,
-        "front_end_version": FRONT_END_VERSION,
-        "model_version": runner.record.version,
-        "model_sha256": sha256_of_model(runner),
+        **describe_settings(runner),
         "embedding_size": runner.network.embedding_size if kind == "embeddings" else runner.network.config.classes,
-        "precision": runner.precision,
         "window_seconds": WINDOW_SECONDS,
         "frames": bool(frames),
     }

@@ -218,9 +218,9 @@ class TestWalk:
         with pytest.raises(FileNotFoundError, match="found nothing"):
             embed_folder(tmp_path / "missing", tmp_path / "out")
         (tmp_path / "a.txt").touch()
-        with pytest.raises(NotADirectoryError, match=r"embed\(\) takes a single one"):
+        with pytest.raises(NotADirectoryError, match=r"embed\(\) takes a single file"):
             embed_folder(tmp_path / "a.txt", tmp_path / "out")
-        with pytest.raises(FileNotFoundError, match=r"found none among 1 files; supported are .*\.flac"):
+        with pytest.raises(FileNotFoundError, match=r"found none among 1 files\. Supported are .*\.flac"):
             embed_folder(tmp_path, tmp_path / "out")
         assert not (tmp_path / "out").exists()
 
@@ -313,8 +313,9 @@ class TestReports:
         messages = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
         assert any(message.startswith("cut.wav: ") and "cut short" in message for message in messages)
         assert any(message.startswith("loud.wav: ") and "full scale" in message for message in messages)
-        assert len(messages) == 2
-        assert "3 sound files, 1 others ignored" in caplog.text
+        assert any("1 file is ignored, because the suffix is not one of sound: 1 .txt" in text for text in messages)
+        assert len(messages) == 3
+        assert "3 sound files" in caplog.text
 
 
 def test_every_promised_suffix_is_walked(tmp_path: Path):

@@ -26,7 +26,7 @@ import sedembed
 from sedembed.audio.reader import AudioReader
 from sedembed.batch import readers
 from sedembed.batch.embed_folder import embed_folder
-from sedembed.batch.readers import ReaderPool
+from sedembed.batch.readers import Piece, ReaderPool
 from sedembed.embedder import Embedder
 from sedembed.engine.windows import iter_windows
 from sedembed.errors import AudioTimeoutError, StoreError
@@ -97,8 +97,8 @@ class TestFiles:
         assert listed["empty.wav"][0] == "AudioDecodeError"
         assert listed["nan.wav"][0] == "InvalidWaveformError"
         assert listed["huge.wav"] == (
-            "ValueError",
-            "the network gives NaN or infinity for this sound; check its level",
+            "InvalidWaveformError",
+            "The network gives NaN or infinity for this sound; check its level.",
         )
         if "link.wav" in listed:
             assert listed["link.wav"][0] == "FileNotFoundError"
@@ -268,15 +268,13 @@ class TestReadAhead:
     """The threads alone, with a front end that counts."""
 
     def pool(self, root: Path, names: list[str], **options: Any) -> ReaderPool:
-        settings = {
-            "sample_rate": 16_000,
-            "cut": lambda blocks: iter_windows(blocks, 1600, 1200),
-            "workers": 3,
-            "ahead": 1,
-            "timeout": 10.0,
-        }
+        settings = {"sample_rate": 16_000, "workers": 3, "ahead": 1, "timeout": 10.0}
         features = options.pop("features", lambda window: torch.from_numpy(window[::400].copy()))
-        return ReaderPool(root, names, features, **{**settings, **options})
+
+        def pieces(blocks: Iterator[np.ndarray]) -> Iterator[Piece]:
+            return (Piece(features(window)) for window in iter_windows(blocks, 1600, 1200))
+
+        return ReaderPool(root, names, pieces, **{**settings, **options})
 
     def test_no_deadlock_in_the_narrowest_queue(self, tmp_path: Path, write_sounds: Write):
         names = [f"{i}.wav" for i in range(9)]
@@ -287,11 +285,11 @@ class TestReadAhead:
         while pool.left:
             for step in pool.take(4, 1):
                 assert step.error is None
-                if step.features is None:
+                if step.piece is None:
                     ended.append(step.source.path)
                 else:
                     assert step.source.path not in ended
-                    windows[step.source.path].append(step.features)
+                    windows[step.source.path].append(step.piece.features)
         pool.close()
         assert sorted(ended) == names
         for name in names:
@@ -507,7 +505,7 @@ class TestInterrupt:
             _, said = process.communicate()
         assert process.returncode == -signal.SIGINT  # how Python ends on an uncaught KeyboardInterrupt
         assert "of 30 files are done and kept in" in said
-        assert "run the same command again to go on" in said
+        assert "run the same command again to continue" in said
         assert not list(out.rglob("*.partial"))
         done = len(open_store(out))
         assert 0 < done < 30

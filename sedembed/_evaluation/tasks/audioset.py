@@ -240,7 +240,7 @@ class YouTubeFiles:
 
     def __init__(self, task: Task, data: Path) -> None:
         # Not at the top: it brings torch, and a list of the tasks should not wait for that.
-        from sedembed.batch.embed_folder import list_recordings
+        from sedembed.audio.listing import list_recordings
 
         listing = list_recordings(data)
         if not listing.files:

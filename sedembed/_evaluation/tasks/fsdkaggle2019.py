@@ -121,7 +121,7 @@ class _FSDKaggle2019(Task):
     def _list(self, data: Path, folder: str) -> set[str]:
         """List the sound files under a folder, relative to the data folder."""
         # Not at the top: it brings torch, and a list of the tasks should not wait for that.
-        from sedembed.batch.embed_folder import list_recordings
+        from sedembed.audio.listing import list_recordings
 
         listing = list_recordings(data / folder)
         for path, (_, message) in listing.failures.items():

@@ -189,7 +189,7 @@ class MagnaTagATune(Task):
     def _list(self, data: Path, root: str) -> set[str]:
         """List the sound files in the 16 folders, relative to the data folder."""
         # Not at the top: it brings torch, and a list of the tasks should not wait for that.
-        from sedembed.batch.embed_folder import list_recordings
+        from sedembed.audio.listing import list_recordings
 
         there: set[str] = set()
         for folder in (f"{root}{name}" for name in _FOLDERS):

@@ -128,7 +128,7 @@ def _compare_sizes(task: Task, data: Path, metadata: str, clips: Sequence[Clip],
 
 def _list_audio(task: Task, data: Path) -> list[str]:
     # Not at the top: it brings torch, and a list of the tasks should not wait for that.
-    from sedembed.batch.embed_folder import list_recordings
+    from sedembed.audio.listing import list_recordings
 
     try:
         listing = list_recordings(data / "audio")

@@ -622,10 +622,12 @@ class TestDCASE2019Task1A:
 
 def test_contents_of_a_folder_that_cannot_be_listed(esc50, monkeypatch):
     """Recordings that are not seen must not be reported as missing."""
-    from sedembed.batch import embed_folder as folder
+    from sedembed.audio import listing
 
-    def list_nothing(path: Path) -> folder.Listing:
-        return folder.Listing(files=["1-100032-A-0.wav"], failures={"deep": ("PermissionError", "no right to list it")})
+    def list_nothing(path: Path) -> listing.Listing:
+        return listing.Listing(
+            files=["1-100032-A-0.wav"], failures={"deep": ("PermissionError", "no right to list it")}
+        )
 
-    monkeypatch.setattr(folder, "list_recordings", list_nothing)
+    monkeypatch.setattr(listing, "list_recordings", list_nothing)
     assert "audio/deep cannot be used: no right to list it" in refusal(ESC50(), esc50)

@@ -24,8 +24,8 @@ from sedembed._evaluation.tasks.audioset import AudioSet
 from sedembed._evaluation.tasks.base import Clip
 from sedembed._evaluation.tasks.kinetics700 import Kinetics700
 from sedembed.audio.reader import AudioReader
-from sedembed.batch import embed_folder as folder_module
 from sedembed.batch.embed_folder import embed_folder
+from sedembed.batch.readers import ReaderPool
 from sedembed.batch.tag_files import tag_files
 from sedembed.embedder import Embedder, load_model
 from sedembed.engine.runner import Runner
@@ -638,8 +638,8 @@ class TestTagFiles:
         folder, paths = sounds
         probabilities, failures = tag_files(folder, paths, tmp_path / "tags", untrained_embedder, progress=False)
         assert {path: error for path, (error, _) in failures.items()} == {
-            "a/0.wav": "ValueError",
-            "b/0.wav": "ValueError",
+            "a/0.wav": "InvalidWaveformError",
+            "b/0.wav": "InvalidWaveformError",
         }
         assert np.isnan(probabilities).all(1).sum() == 2
 
@@ -722,10 +722,10 @@ class TestTagFiles:
             return run(self, *args, **options)
 
         # One window at a time, so that some are done before the crash.
-        take = folder_module.ReaderPool.take
+        take = ReaderPool.take
         with monkeypatch.context() as patch:
             patch.setattr(Runner, "run", crash)
-            patch.setattr(folder_module.ReaderPool, "take", lambda self, most, frames: take(self, 1, frames))
+            patch.setattr(ReaderPool, "take", lambda self, most, frames: take(self, 1, frames))
             with pytest.raises(MemoryError):
                 tag_files(folder, paths, tmp_path / "tags", untrained_embedder, progress=False)
         read = watch_reading(monkeypatch)
@@ -745,7 +745,7 @@ class TestTagFiles:
     ) -> None:
         folder, paths = sounds
         monkeypatch.setattr(signal, "getsignal", lambda number: signal.default_int_handler)
-        take = folder_module.ReaderPool.take
+        take = ReaderPool.take
 
         def interrupt(self: Any, most: int, frames: int) -> Any:
             steps = take(self, 2, frames)
@@ -755,7 +755,7 @@ class TestTagFiles:
             return steps
 
         with monkeypatch.context() as patch:
-            patch.setattr(folder_module.ReaderPool, "take", interrupt)
+            patch.setattr(ReaderPool, "take", interrupt)
             with pytest.raises(KeyboardInterrupt, match="run the same command again"):
                 tag_files(folder, paths, tmp_path / "tags", untrained_embedder, progress=False)
         read = watch_reading(monkeypatch)

@@ -1,0 +1,280 @@
+"""The loop over many recordings that embedding, tagging and detection share.
+
+Threads read, resample and transform files ahead. The main thread runs the network on windows of many files at once, and
+gives each recording's result, or the error that it met, as soon as its last window is done.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import threading
+import time
+import warnings
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Generic, NamedTuple, TextIO, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from sedembed.batch.readers import Piece, ReaderPool, Source, Step, current_source
+from sedembed.engine.runner import MAX_BATCH, Runner
+from sedembed.errors import AudioError, InvalidArgumentError
+
+__all__ = ["FolderRun", "Job", "Outcome", "check_options"]
+
+logger = logging.getLogger(__name__)
+
+_State = TypeVar("_State")
+
+# Batches looked at together to group windows of similar length.
+_BATCHES_AHEAD = 4
+
+
+class Job(ABC, Generic[_State]):
+    """What is made of each recording."""
+
+    def __init__(self, runner: Runner) -> None:
+        self.runner = runner
+
+    @abstractmethod
+    def pieces(self, blocks: Iterator[NDArray[np.float32]]) -> Iterator[Piece]:
+        """Cut the samples of a recording into windows, and give their features; called from several threads."""
+
+    @abstractmethod
+    def run(self, pieces: Sequence[Piece], batch_size: int) -> list[Any]:
+        """Run the network on windows of several recordings; results in the order given."""
+
+    @abstractmethod
+    def begin(self) -> _State:
+        """Begin a recording."""
+
+    @abstractmethod
+    def add(self, source: Source, state: _State, piece: Piece, result: Any) -> None:
+        """Take the next window of a recording in."""
+
+    @abstractmethod
+    def finish(self, state: _State) -> Any:
+        """Make the result of a recording.
+
+        Raises
+        ------
+        AudioError
+            If the network gives NaN or infinity.
+        """
+
+    def drop(self, state: _State) -> None:
+        """Forget a recording that failed."""
+
+
+class Outcome(NamedTuple):
+    """What became of one recording.
+
+    Attributes
+    ----------
+    source : Source
+        Its path, native format and duration.
+    value : object
+        What `Job.finish` gave; None if it failed.
+    error : Exception or None
+        Why it failed.
+    """
+
+    source: Source
+    value: Any
+    error: Exception | None
+
+
+class FolderRun(Generic[_State]):
+    """One pass over recordings; iterating gives an `Outcome` for each, in the order in which they are done.
+
+    The first Ctrl-C ends the iteration and sets `interrupted`, so that what is done can be kept; the second one does
+    what it always does.
+
+    Parameters
+    ----------
+    job : Job
+        What to make of each.
+    folder : Path
+        Where the recordings are.
+    paths : sequence of str
+        Which ones, relative to `folder`.
+    total : int, optional
+        Recordings of the whole job, done ones included, for the progress bar.
+    workers : int, optional
+        Threads that read; by default one for each CPU, from 2 to 8.
+    batch_size : int, optional
+        Most windows in one batch of the network.
+    timeout : float
+        Longest silence of a decoder, in seconds.
+    progress : bool, optional
+        Show a progress bar; by default if stderr is a terminal.
+    description : str, optional
+        Before the bar.
+    """
+
+    def __init__(
+        self,
+        job: Job[_State],
+        folder: Path,
+        paths: Sequence[str],
+        *,
+        total: int | None = None,
+        workers: int | None = None,
+        batch_size: int | None = None,
+        timeout: float = 60.0,
+        progress: bool | None = None,
+        description: str | None = None,
+    ) -> None:
+        self.interrupted = False
+        self.total = len(paths) if total is None else total
+        self.left = len(paths)
+        self._job, self._folder, self._paths = job, folder, paths
+        self._workers = workers or min(8, max(2, os.cpu_count() or 2))
+        self._batch_size = MAX_BATCH if batch_size is None else int(batch_size)
+        self._timeout, self._progress, self._description = timeout, progress, description
+        self._states: dict[Source, _State] = {}
+
+    def __iter__(self) -> Iterator[Outcome]:
+        if not self._paths:
+            return
+        runner = self._job.runner
+        bar = tqdm(
+            total=self.total,
+            initial=self.total - self.left,
+            unit="file",
+            desc=self._description,
+            disable=None if self._progress is None else not self._progress,
+        )
+        seconds, started = 0.0, time.monotonic()
+        with bar, _warnings_logged(), _interrupts_noted() as interrupted:
+            pool = ReaderPool(
+                self._folder,
+                self._paths,
+                self._job.pieces,
+                sample_rate=runner.network.sample_rate,
+                workers=self._workers,
+                ahead=_BATCHES_AHEAD * self._batch_size * runner.max_batch_frames // MAX_BATCH,
+                timeout=self._timeout,
+            )
+            try:
+                while pool.left and not interrupted.is_set():
+                    for outcome in self._process(pool.take(_BATCHES_AHEAD * self._batch_size, pool.queue.maxsize)):
+                        self.left -= 1
+                        if outcome.error is None:
+                            seconds += outcome.source.seconds
+                            speed = seconds / max(time.monotonic() - started, 1e-3)
+                            bar.set_postfix_str(f"{speed:.0f} s of sound/s", refresh=False)
+                        bar.update()
+                        yield outcome
+            finally:
+                self.interrupted = interrupted.is_set()
+                pool.close()
+                for state in self._states.values():
+                    self._job.drop(state)
+                self._states.clear()
+
+    def raise_if_interrupted(self, kept_in: Path | None) -> None:
+        """Raise `KeyboardInterrupt` if Ctrl-C ended the iteration, saying where the finished part is kept."""
+        if self.interrupted:
+            kept = "" if kept_in is None else f" and kept in {kept_in}; run the same command again to continue"
+            raise KeyboardInterrupt(f"interrupted: {self.total - self.left} of {self.total} files are done{kept}")
+
+    def _process(self, steps: list[Step]) -> Iterator[Outcome]:
+        failed = {step.source for step in steps if step.error is not None}
+        windows = [(step.source, step.piece) for step in steps if step.piece is not None and step.source not in failed]
+        results = self._job.run([piece for _, piece in windows], self._batch_size) if windows else []
+        # Windows of a file come in order, and so do their results.
+        for (source, piece), result in zip(windows, results, strict=True):
+            if source not in self._states:
+                self._states[source] = self._job.begin()
+            self._job.add(source, self._states[source], piece, result)
+        for step in steps:
+            if step.piece is None:
+                yield self._finish(step.source, step.error)
+
+    def _finish(self, source: Source, error: BaseException | None) -> Outcome:
+        if error is not None and not isinstance(error, Exception):
+            raise error
+        state = self._states.pop(source, None)
+        value = None
+        if error is None and (state is None or source.info is None):
+            error = AudioError("The file gave no samples; leave it out or fetch it again.")
+        if error is None and state is not None:
+            try:
+                value = self._job.finish(state)
+            except AudioError as problem:
+                error = problem
+        if error is not None:
+            if state is not None:
+                self._job.drop(state)
+            logger.warning("%s: %s: %s", source.path, type(error).__name__, error)
+        return Outcome(source, value, error)
+
+
+def check_options(workers: int | None, batch_size: int | None, timeout: float) -> None:
+    """Check the options of a run over many recordings.
+
+    Raises
+    ------
+    InvalidArgumentError
+        For one that is not positive.
+    """
+    for name, value in (("workers", workers), ("batch_size", batch_size)):
+        if value is not None and (isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1):
+            raise InvalidArgumentError(f"{name} must be a whole number of at least 1, or None, got {value!r}")
+    if isinstance(timeout, bool) or not isinstance(timeout, (int, float, np.number)) or not timeout > 0:
+        raise InvalidArgumentError(f"timeout must be a positive number of seconds, got {timeout!r}")
+
+
+# --- warnings and Ctrl-C -------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def _warnings_logged() -> Iterator[None]:
+    """Log what the decoders warn about under the path of the file, whatever the filters say."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("always", module=r"sedembed\.")
+        show = warnings.showwarning
+
+        def log(
+            message: Warning | str,
+            category: type[Warning],
+            filename: str,
+            lineno: int,
+            file: TextIO | None = None,
+            line: str | None = None,
+        ) -> None:
+            source = current_source()
+            if source is None:
+                show(message, category, filename, lineno, file, line)
+            else:
+                logger.warning("%s: %s", source.path, message)
+
+        warnings.showwarning = log
+        yield
+
+
+@contextmanager
+def _interrupts_noted() -> Iterator[threading.Event]:
+    """Turn the first Ctrl-C into a flag; the second does what it always does."""
+    interrupted = threading.Event()
+    is_main = threading.current_thread() is threading.main_thread()
+    if not is_main or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+        yield interrupted
+        return
+
+    def note(number: int, frame: object) -> None:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        interrupted.set()
+
+    signal.signal(signal.SIGINT, note)
+    try:
+        yield interrupted
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
