@@ -26,6 +26,17 @@ def run(script: str, *arguments: object) -> str:
     return done.stdout
 
 
+def load(name: str, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """Import an example script."""
+    spec = importlib.util.spec_from_file_location(name, EXAMPLES / f"{name}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, name, module)
+    spec.loader.exec_module(module)
+    return module
+
+
 @pytest.fixture(scope="module")
 def esc50(tmp_path_factory, write_esc50) -> Path:
     return write_esc50(tmp_path_factory.mktemp("data") / "esc50", suffix=".ogg")
@@ -98,13 +109,7 @@ def test_make_sounds(tmp_path):
 class TestFinetune:
     @pytest.fixture
     def finetune(self, monkeypatch) -> ModuleType:
-        spec = importlib.util.spec_from_file_location("finetune", EXAMPLES / "finetune.py")
-        assert spec is not None
-        assert spec.loader is not None
-        module = importlib.util.module_from_spec(spec)
-        monkeypatch.setitem(sys.modules, "finetune", module)
-        spec.loader.exec_module(module)
-        return module
+        return load("finetune", monkeypatch)
 
     def test_embeddings_with_gradients_are_those_of_the_embedder(
         self, finetune, untrained_embedder, untrained_model_dir
@@ -152,3 +157,65 @@ class TestFinetune:
         assert torch.equal(old["fc_prob.weight"], new["fc_prob.weight"])
         tuned = sedembed.load_model(tmp_path / "model", device="cpu")
         assert tuned.embed(few[1].sounds[0]).shape == (1024,)
+
+
+def test_measure_robustness(esc50):
+    data = esc50.parent / "named"
+    data.mkdir()
+    (data / "meta").mkdir()
+    (data / "audio").symlink_to(esc50 / "audio")
+    listed = (esc50 / "meta" / "esc50.csv").read_text().replace(".wav", ".ogg")
+    (data / "meta" / "esc50.csv").write_text(listed)
+    printed = run("measure_robustness.py", "--data", data, "--models", "talnet", "--clips", 4)
+    cells = {row.split(" | ")[0].strip("| "): row.split(" | ")[1] for row in printed.splitlines()[2:]}
+    assert len(cells) == 5
+    for change in ("16 bit", "over 44.1 kHz"):
+        assert float(cells[change].split(" ")[0]) > 0.95
+
+
+class TestLongScenes:
+    @pytest.fixture
+    def module(self, monkeypatch) -> ModuleType:
+        return load("measure_long_scenes", monkeypatch)
+
+    @pytest.fixture
+    def clips(self) -> dict[str, list[np.ndarray]]:
+        rng = np.random.default_rng(0)
+        return {name: [rng.normal(size=32_000).astype(np.float32)] for name in ("rain", "dog", "cat", "cow", "pig")}
+
+    def test_every_label_is_known(self, module):
+        known = set(sedembed.load_model("talnet").labels)
+        assert {label for labels in module.LABELS.values() for label in labels} <= known
+        assert set(module.AMBIENCES) <= set(module.LABELS)
+
+    def test_a_scene_holds_its_events(self, module, clips):
+        scene = module.make_scene(clips, 1.0, 5, np.random.default_rng(1))
+        assert len(scene.waveform) == 60 * 16_000
+        assert np.abs(scene.waveform).max() == pytest.approx(0.7)
+        assert scene.events[0] == ("rain", 0.0, 60.0)
+        assert len(scene.events) == 6
+        quiet = np.std(scene.waveform)
+        for _, begin, end in scene.events[1:]:
+            assert np.std(scene.waveform[int(begin * 16_000) : int(end * 16_000)]) > quiet
+
+    def test_figures_of_a_model_that_knows_everything(self, module, clips):
+        scene = module.make_scene(clips, 1.0, 5, np.random.default_rng(1))
+        labels = sedembed.load_model("talnet").labels
+        right = {label for name, _, _ in scene.events for label in module.LABELS[name]}
+
+        class Knowing:
+            def __init__(self):
+                self.labels = labels
+
+            def tag(self, x, sample_rate):
+                answer = np.array([0.9 if label in right else 0.0 for label in labels])
+                return answer if isinstance(x, np.ndarray) else np.stack([answer] * len(x))
+
+            def detect(self, x, sample_rate):
+                events = [(module.LABELS[name][0], begin, end) for name, begin, end in scene.events]
+                wrong = ("Helicopter", 0.0, 60.0)
+                return [sedembed.Event(label, begin, end, 0.9) for label, begin, end in [*events, wrong]]
+
+        for seconds, reduce in ((None, ""), (10.0, "maximum"), (10.0, "mean")):
+            assert module.measure_tags(Knowing(), scene, seconds, reduce) == (1.0, 1.0)
+        assert module.measure_events(Knowing(), scene, 10.0) == (5, 5, 6, 7)

@@ -51,6 +51,8 @@ class DistillConfig:
     # The first blocks of convolution stay as they were at `start`: a step takes half the time.
     frozen_blocks: Annotated[int, Range(0)] = 0
     local_weight: float = 0.0  # of matching the teacher's embedding at each moment, beside that of the clip
+    # Weight of the teacher's inner features beside its embedding, at both places; 0 leaves them out.
+    inner_weight: Annotated[float, Range(0)] = 0.0
     output_bias: float = -4.0
     held_out_share: Annotated[float, Range(0, 1)] = 0.02
     validate_every: Annotated[int, Range(1)] = 250

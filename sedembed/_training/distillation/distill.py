@@ -59,8 +59,8 @@ class Batch:
 
     features: torch.Tensor  # (batch, frames, 64), normalised and masked
     targets: torch.Tensor  # (batch, 527) probabilities
-    embeddings: torch.Tensor  # (batch, 384), standardised
-    local: torch.Tensor  # (batch, cells, 384), the same over time
+    embeddings: torch.Tensor  # (batch, 384), standardised; 1 504 inner features more if they are asked for
+    local: torch.Tensor  # (batch, cells, 384 or 1888), the same over time
 
     def to(self, device: torch.device) -> Batch:
         return Batch(*(getattr(self, field.name).to(device, non_blocking=True) for field in fields(self)))
@@ -187,10 +187,14 @@ class Trainer:
         embeddings = np.load(folders[0] / "teacher.npz")["embeddings"].astype(np.float32)
         self.embedding_mean = torch.from_numpy(embeddings.mean(0))
         self.embedding_std = torch.from_numpy(embeddings.std(0) + 1e-3)
+        if config.inner_weight:
+            mean, std = self._measure_inner()
+            self.embedding_mean = torch.cat((self.embedding_mean, mean))
+            self.embedding_std = torch.cat((self.embedding_std, std))
         network = _new_network(config, self.collection)
         if config.winograd and self.device.type == "cpu" and config.precision == "float32":
             use_winograd(network)
-        self.student = Student(network, self.teacher.embedding_size).to(self.device)
+        self.student = Student(network, len(self.embedding_mean)).to(self.device)
         self.average = copy.deepcopy(self.student).requires_grad_(False)
         self.optimizers = _optimizers(self.student, config)
         self.step = 0
@@ -253,9 +257,31 @@ class Trainer:
         # A few clips at once stay in a CPU's cache, which is faster (measured).
         at_once = 8 if self.device.type == "cpu" else len(waveforms)
         outputs = [self.teacher(waveforms[i : i + at_once]) for i in range(0, len(waveforms), at_once)]
-        logits, embeddings, local = (torch.cat(values).cpu() for values in zip(*outputs, strict=True))
+        logits, embeddings, local, inner, inner_local = (torch.cat(part).cpu() for part in zip(*outputs, strict=True))
+        if self.config.inner_weight:
+            embeddings, local = torch.cat((embeddings, inner), 1), torch.cat((local, inner_local), 2)
         embeddings, local = ((value - self.embedding_mean) / self.embedding_std for value in (embeddings, local))
         return torch.sigmoid(logits), embeddings, local
+
+    @torch.no_grad()
+    def _measure_inner(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Mean and deviation of the teacher's inner features over every twentieth recording of the first folder."""
+        values = []
+        for index in range(0, len(self.collection.files) - self.collection.added, 20):
+            if not self.collection.held_out[index]:
+                waveform = np.resize(self.collection.waveform(index), 10 * SAMPLE_RATE)
+                up = soxr.resample(waveform, SAMPLE_RATE, TEACHER_SAMPLE_RATE, quality="HQ")
+                values.append(self.teacher(torch.from_numpy(up)[None].to(self.device)).inner[0].cpu())
+        inner = torch.stack(values)
+        return inner.mean(0), inner.std(0, correction=0) + 1e-3
+
+    def _weigh(self, difference: torch.Tensor) -> torch.Tensor:
+        """Squared error over the last axis: of the embedding, and of the inner features at their weight."""
+        squares, size = difference.square(), self.teacher.embedding_size
+        error = squares[..., :size].mean(-1)
+        if self.config.inner_weight:
+            error = error + self.config.inner_weight * squares[..., size:].mean(-1)
+        return error
 
     def _batches(self, start: int) -> Iterator[Batch]:
         # Batches ahead: resampling and mixing run on one core while the network's small kernels leave it free.
@@ -326,14 +352,14 @@ class Trainer:
         with torch.autocast(self.device.type, torch.bfloat16, enabled=config.precision == "bfloat16"):
             probabilities, guesses = self.student(batch.features)
         bce = _clip_bce(probabilities.float(), batch.targets)
-        mse = (guesses.float().mean(1) - batch.embeddings).square().mean()
+        mse = self._weigh(guesses.float().mean(1) - batch.embeddings).mean()
         loss = config.bce_scale * bce + config.embedding_weight * mse
         local = torch.zeros(())
         if config.local_weight:
             network = self.student.network
             times = network.first_frame_time + np.arange(guesses.shape[1]) / network.frame_rate
             matrix = _alignment(times, batch.local.shape[1]).to(self.device)
-            error = (matrix @ guesses.float() - batch.local).square().mean((0, 2))
+            error = self._weigh(matrix @ guesses.float() - batch.local).mean(0)
             local = error[matrix.sum(1) > 0].mean()
             loss = loss + config.local_weight * local
         if not torch.isfinite(loss):
@@ -341,7 +367,7 @@ class Trainer:
                 f"the loss became {loss.item()} at step {self.step}; the last good state is in "
                 f"{self.out / 'checkpoint.pt'}; continue from it with a lower learning rate"
             )
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(self.student.parameters(), config.gradient_norm)
         for optimizer in self.optimizers:
             optimizer.step()
@@ -387,7 +413,8 @@ class Trainer:
             losses.append(_clip_bce(probabilities, targets[None]).item())
             entropies.append(_clip_bce(targets[None].clamp(1e-7, 1 - 1e-7), targets[None]).item())
             guess = self.average.to_teacher(output.frames[0].mean(0)).cpu()
-            errors.append((guess - embedding).square().mean().item())
+            size = self.teacher.embedding_size
+            errors.append((guess - embedding)[:size].square().mean().item())
         loss = float(np.mean(losses))
         return loss, loss - float(np.mean(entropies)), float(np.mean(errors))
 

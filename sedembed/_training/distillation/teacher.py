@@ -38,6 +38,7 @@ _BLOCKS = (
     (5, 960, 160, True, True, 1),
     (5, 960, 160, True, True, 1),
 )
+_INNER_BLOCKS = 5
 
 
 def _to_eights(channels: float) -> int:
@@ -108,16 +109,39 @@ class _Residual(nn.Module):
         self.skip = stride == 1 and cin == cout
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        y: torch.Tensor = self.block(x)
-        return y + x if self.skip else y
+        return self.forward_inner(x)[0]
+
+    def forward_inner(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Output, and the input of the squeeze-and-excitation layer if there is one."""
+        y, inner = x, None
+        for layer in self.block:
+            if isinstance(layer, _Excitations):
+                inner = y
+            y = layer(y)
+        return (y + x if self.skip else y), inner
 
 
 class TeacherOutput(NamedTuple):
-    """Logits, shape (batch, 527), clip embeddings, shape (batch, 384), and these over time, (batch, cells, 384)."""
+    """Answers of the teacher.
+
+    Attributes
+    ----------
+    logits : Tensor, shape (batch, 527)
+    embeddings : Tensor, shape (batch, 384)
+        Mean of `frames`.
+    frames : Tensor, shape (batch, cells, 384)
+        One every `TEACHER_CELL_SECONDS`.
+    inner : Tensor, shape (batch, 1504)
+        Inputs of the last five squeeze-and-excitation layers, as these layers average them.
+    inner_frames : Tensor, shape (batch, cells, 1504)
+        The same, averaged over frequency only.
+    """
 
     logits: torch.Tensor
     embeddings: torch.Tensor
     frames: torch.Tensor
+    inner: torch.Tensor
+    inner_frames: torch.Tensor
 
 
 class Teacher(nn.Module):
@@ -135,6 +159,7 @@ class Teacher(nn.Module):
             layers.append(_Residual(channels, kernel, _to_eights(hidden * width), cout, excite, hard, stride))
             channels = cout
         self.embedding_size = 6 * channels
+        self.inner_size = sum(_to_eights(hidden * width) for _, hidden, *_ in _BLOCKS[-_INNER_BLOCKS:])
         layers.append(_ConvNorm(channels, self.embedding_size, 1, activation=nn.Hardswish))
         self.features = nn.Sequential(*layers)
         hidden_size = _to_eights(1280 * width)
@@ -159,14 +184,37 @@ class Teacher(nn.Module):
         return ((self._filters @ power + 1e-5).log() + 4.5).div(5.0)[:, None]
 
     def forward(self, waveform: torch.Tensor) -> TeacherOutput:
-        """(batch, samples) at 32 kHz → logits and embeddings."""
+        """(batch, samples) at 32 kHz → answers."""
         return self.classify(self.log_mel(waveform))
 
     def classify(self, log_mel: torch.Tensor) -> TeacherOutput:
-        """(batch, 1, 128, frames) → logits and embeddings."""
-        frames = self.features(log_mel.contiguous(memory_format=torch.channels_last)).mean(2).transpose(1, 2)
+        """(batch, 1, 128, frames) → answers."""
+        x = log_mel.contiguous(memory_format=torch.channels_last)
+        inner: list[torch.Tensor] = []
+        for layer in self.features:
+            if isinstance(layer, _Residual):
+                x, part = layer.forward_inner(x)
+                if part is not None:
+                    inner.append(part.mean(2))
+            else:
+                x = layer(x)
+        frames = x.mean(2).transpose(1, 2)
         pooled = frames.mean(1)
-        return TeacherOutput(self.classifier[2:](pooled), pooled, frames)
+        last = inner[-_INNER_BLOCKS:]
+        # Two of the five have twice the frame rate.
+        at_cells = [part if part.shape[2] == frames.shape[1] else _halve(part) for part in last]
+        return TeacherOutput(
+            self.classifier[2:](pooled),
+            pooled,
+            frames,
+            torch.cat([part.mean(2) for part in last], 1),
+            torch.cat(at_cells, 1).transpose(1, 2),
+        )
+
+
+def _halve(part: torch.Tensor) -> torch.Tensor:
+    """(batch, channels, frames) at half the frame rate, centred as a convolution with a stride of two is."""
+    return functional.avg_pool1d(part, 3, 2, 1, count_include_pad=False)
 
 
 def _kaldi_filters() -> torch.Tensor:

@@ -29,7 +29,7 @@ from sedembed._training.distillation.config import DistillConfig
 from sedembed._training.distillation.distill import Trainer, _alignment, _sampling_weights
 from sedembed._training.distillation.held_out import compare
 from sedembed._training.distillation.muon import Muon, orthogonalise
-from sedembed._training.distillation.teacher import TEACHER_CELL_SECONDS, Teacher, load_teacher
+from sedembed._training.distillation.teacher import TEACHER_CELL_SECONDS, Teacher, _halve, load_teacher
 from sedembed.models.layers.winograd import WinogradConv2d, use_winograd
 
 SHARED = Path(__file__).parents[4] / "shared" / "data"
@@ -95,6 +95,24 @@ class TestMuon:
 
 
 class TestTeacher:
+    def test_inner_features_are_what_the_excitation_layers_average(self):
+        torch.manual_seed(0)
+        teacher, seen = Teacher().eval(), []
+        for name, module in teacher.named_modules():
+            if name.endswith("conc_se_layers.0.fc1"):
+                module.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+        with torch.no_grad():
+            output = teacher(0.1 * torch.randn(2, 64_000))
+        assert [part.shape[1] for part in seen[-5:]] == [192, 272, 272, 384, 384]
+        torch.testing.assert_close(output.inner, torch.cat(seen[-5:], 1))
+        assert output.inner_frames.shape == (2, output.frames.shape[1], teacher.inner_size)
+        # Three layers have the frames of the embedding: their mean over time is that of the clip.
+        torch.testing.assert_close(output.inner_frames[:, :, 464:].mean(1), output.inner[:, 464:])
+
+    def test_frames_at_half_the_rate_keep_their_centres(self):
+        ramp = torch.arange(9.0)[None, None]
+        torch.testing.assert_close(_halve(ramp)[0, 0], torch.tensor([0.5, 2.0, 4.0, 6.0, 7.5]))
+
     @pytest.mark.shared
     def test_golden_outputs(self):
         folder = SHARED / "open-audio" / "teacher"
@@ -423,6 +441,19 @@ class TestRun:
                 assert torch.equal(value, ends[1][part][key]), key
         assert ends[0]["step"] == ends[1]["step"] == 4
         assert load_model(tmp_path / "parts" / "model").embed(np.ones(2000, np.float32)).shape == (1024,)
+
+    def test_inner_features_are_matched_where_asked(self, data, tmp_path):
+        settings = {"local_weight": 1.0, "held_out_share": 0.4, "steps": 2}
+        plain, rich = (trainer(data, tmp_path / str(w), inner_weight=w, **settings) for w in (0.0, 0.5))
+        assert rich.student.to_teacher.out_features == 384 + 1504
+        batches = [run.make_batch(0) for run in (plain, rich)]
+        torch.testing.assert_close(batches[1].embeddings[:, :384], batches[0].embeddings)
+        torch.testing.assert_close(batches[1].local[:, :, :384], batches[0].local)
+        difference = torch.randn(2, 1888)
+        expected = difference[:, :384].square().mean(1) + 0.5 * difference[:, 384:].square().mean(1)
+        torch.testing.assert_close(rich._weigh(difference), expected)
+        rich.run()
+        assert np.isfinite(rich.validate()).all()
 
     def test_a_run_hears_further_folders(self, data, tmp_path):
         more = write_folder(tmp_path / "more", ["d/0", "d/1"])

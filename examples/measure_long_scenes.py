@@ -1,0 +1,188 @@
+"""What `tag` and `detect` find in long recordings, by the length of their windows.
+
+``python examples/measure_long_scenes.py --data ESC-50 --models talnet weanet`` mixes scenes of eight minutes: one
+ambience throughout and 32 clips at random places, 6 dB to 18 dB above it. It then compares
+
+- `tag`: 60 s windows (what `tag` does), or shorter windows and the maximum or mean over them. Average precision of the
+  classes in a scene, and the share of them at or above 0.3.
+- `detect`: windows of 10 s (what `detect` does), 30 s and 60 s. The share of the placed clips that an event of the
+  right label overlaps, and the share of the events, of labels that belong to some class, that overlap a clip of it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from unittest import mock
+
+import numpy as np
+import soundfile
+import soxr
+from numpy.typing import NDArray
+from sklearn.metrics import average_precision_score
+
+import sedembed
+
+RATE = 16_000
+Waveform = NDArray[np.float32]
+AMBIENCES = ("rain", "sea_waves", "wind", "crickets", "crackling_fire")
+# Labels that count as right for a class of ESC-50; classes without a clear label of AudioSet are left out.
+LABELS: dict[str, tuple[str, ...]] = {
+    "airplane": ("Aircraft", "Fixed-wing aircraft, airplane", "Aircraft engine", "Jet engine"),
+    "car_horn": ("Vehicle horn, car horn, honking", "Toot"),
+    "cat": ("Cat", "Meow", "Caterwaul"),
+    "chainsaw": ("Chainsaw",),
+    "chirping_birds": ("Bird", "Bird vocalization, bird call, bird song", "Chirp, tweet"),
+    "church_bells": ("Church bell", "Bell", "Change ringing (campanology)"),
+    "clapping": ("Clapping", "Applause"),
+    "clock_alarm": ("Alarm clock", "Alarm", "Beep, bleep"),
+    "clock_tick": ("Tick", "Tick-tock", "Clock"),
+    "coughing": ("Cough",),
+    "cow": ("Moo", "Cattle, bovinae"),
+    "crackling_fire": ("Fire", "Crackle"),
+    "crickets": ("Cricket", "Insect"),
+    "crow": ("Crow", "Caw"),
+    "crying_baby": ("Baby cry, infant cry", "Crying, sobbing"),
+    "dog": ("Dog", "Bark", "Bow-wow"),
+    "door_wood_knock": ("Knock",),
+    "engine": ("Engine", "Idling", "Medium engine (mid frequency)", "Heavy engine (low frequency)"),
+    "fireworks": ("Fireworks", "Firecracker"),
+    "footsteps": ("Walk, footsteps", "Run"),
+    "frog": ("Frog", "Croak"),
+    "glass_breaking": ("Shatter", "Glass", "Breaking"),
+    "hand_saw": ("Sawing",),
+    "helicopter": ("Helicopter",),
+    "hen": ("Chicken, rooster", "Cluck", "Fowl"),
+    "insects": ("Insect", "Fly, housefly", "Buzz", "Bee, wasp, etc.", "Mosquito"),
+    "keyboard_typing": ("Typing", "Computer keyboard"),
+    "laughing": ("Laughter", "Belly laugh", "Giggle", "Chuckle, chortle"),
+    "pig": ("Pig", "Oink"),
+    "rain": ("Rain", "Raindrop", "Rain on surface"),
+    "rooster": ("Crowing, cock-a-doodle-doo", "Chicken, rooster"),
+    "sea_waves": ("Waves, surf", "Ocean"),
+    "sheep": ("Sheep", "Bleat"),
+    "siren": ("Siren", "Police car (siren)", "Ambulance (siren)", "Civil defense siren"),
+    "sneezing": ("Sneeze",),
+    "snoring": ("Snoring",),
+    "thunderstorm": ("Thunderstorm", "Thunder"),
+    "toilet_flush": ("Toilet flush",),
+    "train": ("Train", "Rail transport", "Railroad car, train wagon"),
+    "vacuum_cleaner": ("Vacuum cleaner",),
+    "wind": ("Wind", "Wind noise (microphone)"),
+}
+
+
+@dataclass(frozen=True)
+class Scene:
+    """A mixture, and (class, onset, offset) of what is in it, in seconds."""
+
+    waveform: Waveform
+    events: list[tuple[str, float, float]]
+
+
+def read_clips(data: Path) -> dict[str, list[Waveform]]:
+    """Clips of fold 5 by class, without silence at their ends, at equal level."""
+    clips: dict[str, list[Waveform]] = {}
+    with (data / "meta" / "esc50.csv").open(newline="") as stream:
+        for row in csv.DictReader(stream):
+            if row["fold"] != "5" or row["category"] not in LABELS:
+                continue
+            samples, rate = soundfile.read(data / "audio" / row["filename"], dtype="float32", always_2d=True)
+            mono = soxr.resample(samples.mean(1), rate, RATE) if rate != RATE else samples.mean(1)
+            heard = np.flatnonzero(np.abs(mono) > 0.02 * np.abs(mono).max())
+            mono = mono[heard[0] : heard[-1] + 1] if len(heard) else mono
+            clips.setdefault(row["category"], []).append(mono / (np.sqrt(np.mean(mono**2)) + 1e-9))
+    return clips
+
+
+def make_scene(clips: dict[str, list[Waveform]], minutes: float, count: int, rng: np.random.Generator) -> Scene:
+    length = round(60 * minutes * RATE)
+    ambience = str(rng.choice([name for name in AMBIENCES if name in clips]))
+    waveform = np.resize(clips[ambience][int(rng.integers(len(clips[ambience])))], length).astype(np.float32)
+    events = [(ambience, 0.0, length / RATE)]
+    others = sorted(set(clips) - set(AMBIENCES))
+    # Half of the classes at most, so that a scene lacks some.
+    classes = rng.choice(others, size=max(1, min(16, len(others) // 2)), replace=False)
+    for _ in range(count):
+        name = str(rng.choice(classes))
+        clip = clips[name][int(rng.integers(len(clips[name])))][:length]
+        start = int(rng.integers(length - len(clip) + 1))
+        waveform[start : start + len(clip)] += clip * np.float32(10.0 ** (rng.uniform(6.0, 18.0) / 20.0))
+        events.append((name, start / RATE, (start + len(clip)) / RATE))
+    return Scene(waveform * np.float32(0.7 / np.abs(waveform).max()), events)
+
+
+def measure_tags(model: sedembed.Embedder, scene: Scene, seconds: float | None, reduce: str) -> tuple[float, float]:
+    """Average precision over the classes, and the share of the present ones at or above 0.3."""
+    if seconds is None:
+        probabilities = model.tag(scene.waveform, sample_rate=RATE)
+    else:
+        size = round(seconds * RATE)
+        pieces = [scene.waveform[i : i + size] for i in range(0, len(scene.waveform), size)]
+        windows = model.tag([piece for piece in pieces if len(piece) >= RATE], sample_rate=RATE)
+        probabilities = windows.max(0) if reduce == "maximum" else windows.mean(0)
+    index = {label: number for number, label in enumerate(model.labels)}
+    scores = np.array([max(probabilities[index[label]] for label in labels) for labels in LABELS.values()])
+    present = np.isin(list(LABELS), [name for name, _, _ in scene.events])
+    return float(average_precision_score(present, scores)), float((scores[present] >= 0.3).mean())
+
+
+def measure_events(model: sedembed.Embedder, scene: Scene, seconds: float) -> tuple[int, int, int, int]:
+    """Placed clips that were found, and all; events that are right, and all."""
+    # `detect` has no option for this: 10 s is fixed.
+    with mock.patch("sedembed.detection.detect._WINDOW_SECONDS", seconds):
+        found = model.detect(scene.waveform, sample_rate=RATE)
+    meant = {label for labels in LABELS.values() for label in labels}
+    found = [event for event in found if event.label in meant]
+    hits = [
+        any(e.label in LABELS[name] and e.onset < end and e.offset > begin for e in found)
+        for name, begin, end in scene.events[1:]
+    ]
+    right = [
+        any(e.label in LABELS[name] and e.onset < end and e.offset > begin for name, begin, end in scene.events)
+        for e in found
+    ]
+    return sum(hits), len(hits), sum(right), len(right)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True, help="a copy of ESC-50")
+    parser.add_argument("--models", nargs="+", default=["talnet", "weanet"], help="names or directories")
+    parser.add_argument("--scenes", type=int, default=10)
+    parser.add_argument("--minutes", type=float, default=8.0)
+    parser.add_argument("--events", type=int, default=32)
+    parser.add_argument("--json", type=Path, help="also write the figures here")
+    arguments = parser.parse_args()
+    clips = read_clips(arguments.data)
+    scenes = [
+        make_scene(clips, arguments.minutes, arguments.events, np.random.default_rng(seed))
+        for seed in range(arguments.scenes)
+    ]
+    ways: list[tuple[str, float | None, str]] = [("tag, windows of 60 s", None, "")]
+    ways += [(f"tag, {w} s, {reduce}", float(w), reduce) for w in (30, 10) for reduce in ("maximum", "mean")]
+    figures: dict[str, dict[str, list[float]]] = {}
+    for name in arguments.models:
+        model = sedembed.load_model(name)
+        figures[name] = {}
+        for way, seconds, reduce in ways:
+            values = [measure_tags(model, scene, seconds, reduce) for scene in scenes]
+            figures[name][way] = np.mean(values, axis=0).round(3).tolist()
+        for window in (10.0, 30.0, 60.0):
+            hits, placed, right, events = np.sum([measure_events(model, scene, window) for scene in scenes], axis=0)
+            share = [round(float(hits / placed), 3), round(float(right / max(events, 1)), 3)]
+            figures[name][f"detect, windows of {window:g} s"] = share
+    print(f"| {len(scenes)} scenes of {arguments.minutes:g} minutes | " + " | ".join(figures) + " |")
+    print("| --- |" + " --- |" * len(figures))
+    for way in next(iter(figures.values())):
+        print(f"| {way} | " + " | ".join(f"{f[way][0]:.3f}, {f[way][1]:.3f}" for f in figures.values()) + " |")
+    print("tag: average precision, share of the classes present at 0.3; detect: clips found, events right")
+    if arguments.json:
+        arguments.json.write_text(json.dumps(figures, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()
