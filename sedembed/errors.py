@@ -1,4 +1,4 @@
-"""Every error sedembed raises on purpose; each also is the builtin a caller would expect to catch."""
+"""Every error that sedembed raises on purpose: a `SedembedError`, and the builtin that a caller would expect."""
 
 from __future__ import annotations
 
@@ -10,15 +10,19 @@ __all__ = [
     "DivergedError",
     "DownloadError",
     "InvalidArgumentError",
+    "InvalidTypeError",
     "InvalidWaveformError",
-    "MissingFolderError",
+    "MissingFileError",
     "MissingPackageError",
+    "MissingVectorError",
     "ModelNotFoundError",
+    "NotAFileError",
     "NotAFolderError",
     "OfflineError",
     "ProbeError",
     "SedembedError",
     "StoreError",
+    "UnreadableFileError",
     "UnsupportedFormatError",
     "WeightsError",
     "WriteError",
@@ -33,8 +37,27 @@ class InvalidArgumentError(SedembedError, ValueError):
     """An argument or option with a value that is not allowed."""
 
 
-class MissingFolderError(SedembedError, FileNotFoundError):
-    """A folder or file of recordings that is not there, or holds no recordings."""
+class InvalidTypeError(SedembedError, TypeError):
+    """An argument of a type that is not allowed."""
+
+
+class MissingVectorError(SedembedError, KeyError, IndexError):
+    """A path or a row that a store does not have."""
+
+    def __str__(self) -> str:
+        return Exception.__str__(self)  # KeyError would put the sentence in quotes
+
+
+class MissingFileError(SedembedError, FileNotFoundError):
+    """A file or folder that is not there, or a folder that holds no recordings."""
+
+
+class UnreadableFileError(SedembedError, PermissionError):
+    """A file or folder that may not be read."""
+
+
+class NotAFileError(SedembedError, IsADirectoryError):
+    """A folder where a file was expected."""
 
 
 class NotAFolderError(SedembedError, NotADirectoryError):

@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from sedembed.errors import InvalidArgumentError
+
 __all__ = ["UndefinedMetricError", "check_name", "compute", "per_class"]
 
 _NAMES = ("accuracy", "macro_accuracy", "map", "mauc", "d_prime", "lwlrap")
@@ -29,7 +31,9 @@ def check_name(name: str) -> None:
         If not; the message lists those that do.
     """
     if not isinstance(name, str) or (name not in _NAMES and _TOP.fullmatch(name) is None):
-        raise ValueError(f"unknown metric {name!r}; choose one of {', '.join(_NAMES)}, or top5 (any whole k from 1)")
+        raise InvalidArgumentError(
+            f"unknown metric {name!r}; choose one of {', '.join(_NAMES)}, or top5 (any whole k from 1)"
+        )
 
 
 def compute(name: str, y: NDArray[Any], scores: NDArray[np.floating]) -> float:
@@ -141,46 +145,46 @@ def _checked(
     """Arrays that fit the metric and each other: y of integers (N,) or booleans (N, C), scores (N, C) of floats."""
     y, scores = np.asarray(y), np.asarray(scores)
     if scores.ndim != 2 or scores.dtype.kind not in "fiu":
-        raise ValueError(
+        raise InvalidArgumentError(
             f"scores must be numbers of shape (N, C), one column a class, got {scores.dtype} of shape {scores.shape}; "
             "for two classes stack the scores of both: np.column_stack([-scores, scores])"
         )
     if y.ndim not in (1, 2) or len(y) != len(scores) or (y.ndim == 2 and y.shape != scores.shape):
-        raise ValueError(
+        raise InvalidArgumentError(
             f"y must be class indices of shape ({len(scores)},) or an indicator of shape {scores.shape} to fit the "
             f"scores, got shape {y.shape}; give both the same clips and classes in the same order"
         )
     if not scores.size:
-        raise ValueError(f"{name} needs at least one clip and one class, got scores of shape {scores.shape}")
+        raise InvalidArgumentError(f"{name} needs at least one clip and one class, got scores of shape {scores.shape}")
     if scores.dtype not in (np.float32, np.float64):
         scores = scores.astype(np.float32 if scores.dtype == np.float16 else np.float64)
     if not np.isfinite(scores).all():
         row, column = np.argwhere(~np.isfinite(scores))[0]
-        raise ValueError(
+        raise InvalidArgumentError(
             f"scores must be finite, got {scores[row, column]} at row {row}, column {column}; check the embeddings and "
             "whether the fit diverged"
         )
     if y.ndim == 1:
         if y.dtype.kind not in "iu":
-            raise ValueError(
+            raise InvalidArgumentError(
                 f"y of shape (N,) must hold integers, the column of each clip's class in the scores, got {y.dtype}; "
                 "make them with np.searchsorted(classes, labels)"
             )
         low, high = int(y.min()), int(y.max())
         if low < 0 or high >= scores.shape[1]:
-            raise ValueError(
+            raise InvalidArgumentError(
                 f"class indices must lie in 0 to {scores.shape[1] - 1}, the columns of the scores, got "
                 f"{low if low < 0 else high}; make them with np.searchsorted(classes, labels)"
             )
         return y, scores
     if _takes_indices(name):
-        raise ValueError(
+        raise InvalidArgumentError(
             f"{name} needs one class index a clip, shape (N,), got an indicator of shape {y.shape}; use map, mauc, "
             "d_prime or lwlrap, or y.argmax(axis=1) if every row has exactly one 1"
         )
     if y.dtype != np.bool_:
         if y.dtype.kind not in "iuf" or not ((y == 0) | (y == 1)).all():
-            raise ValueError(
+            raise InvalidArgumentError(
                 f"an indicator must hold only zeros and ones, or booleans, got {y.dtype} with other values; "
                 "binarise it first, for instance y > 0.5"
             )

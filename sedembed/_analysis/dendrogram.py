@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sedembed._analysis.weight_vectors import Distance, Matrix, realise
+from sedembed.errors import InvalidArgumentError
 
 __all__ = ["Choice", "Linkage", "Tree", "choose", "grow", "optimal_order"]
 
@@ -75,9 +76,9 @@ def choose(linkage: str | None = None, distance: str | None = None) -> Choice:
     distance = distance or ("euclidean" if linkage == "ward" else "cosine")
     for what, value, names in (("linkage", linkage, get_args(Linkage)), ("distance", distance, get_args(Distance))):
         if value not in names:
-            raise ValueError(f"{what} must be one of {', '.join(names)}, got {value!r}")
+            raise InvalidArgumentError(f"{what} must be one of {', '.join(names)}, got {value!r}")
     if linkage == "ward" and distance != "euclidean":
-        raise ValueError(
+        raise InvalidArgumentError(
             f"ward joins by squared Euclidean distances and means nothing with distance {distance!r}; "
             f"use distance euclidean, or linkage average with {distance}"
         )
@@ -108,7 +109,9 @@ def grow(rows: Matrix, choice: Choice, clusters: int | Literal["auto"] = "auto")
 
     count = len(rows)
     if clusters != "auto" and not 1 <= clusters <= count:
-        raise ValueError(f"clusters must be auto or a number from 1 to {count}, the number of classes, got {clusters}")
+        raise InvalidArgumentError(
+            f"clusters must be auto or a number from 1 to {count}, the number of classes, got {clusters}"
+        )
     distances = pairwise(rows, choice.distance)
     # scipy's ward takes Euclidean distances, the other linkages any.
     merges = hierarchy.linkage(distances, choice.linkage)

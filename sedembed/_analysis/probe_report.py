@@ -36,6 +36,7 @@ from sedembed._analysis.weight_vectors import (
 )
 from sedembed._utils.files import write_atomic
 from sedembed._utils.versions import list_versions
+from sedembed.errors import InvalidArgumentError
 
 if TYPE_CHECKING:
     from sedembed.embedder import Embedder
@@ -150,7 +151,7 @@ def analyze(
 def write(analysis: Analysis, out: Path) -> None:
     """Write pictures, tables, `analysis.json` and `report.html`; each file appears complete or not at all."""
     if out.exists() and not out.is_dir():
-        raise ValueError(f"expected a directory for the analysis, got the file {out}; choose another place")
+        raise InvalidArgumentError(f"expected a directory for the analysis, got the file {out}; choose another place")
     names, events, tree = analysis.classes.names, analysis.events.names, analysis.tree
     if any("\ufffd" in figures.drawable(name) for name in names):
         logger.warning("the font of the pictures lacks characters of some class names; the tables have them")

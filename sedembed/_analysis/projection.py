@@ -9,7 +9,7 @@ from typing import Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from sedembed.errors import StoreError
+from sedembed.errors import InvalidArgumentError, StoreError
 from sedembed.store.store import EmbeddingStore
 
 __all__ = ["MAX_POINTS", "Method", "Projection", "choose_rows", "project", "sampled_blocks"]
@@ -67,7 +67,7 @@ def choose_rows(store: EmbeddingStore, most: int, seed: int = 0) -> NDArray[np.i
         For numbers out of range.
     """
     if most < 1:
-        raise ValueError(f"the number of points must be at least 1, got {most}")
+        raise InvalidArgumentError(f"the number of points must be at least 1, got {most}")
     _check_seed(seed)
     if not len(store):
         raise StoreError(f"{store.directory} holds no vectors; embed a folder into it first")
@@ -115,11 +115,11 @@ def project(
     from threadpoolctl import threadpool_limits
 
     if method not in get_args(Method):
-        raise ValueError(f"method must be one of {', '.join(get_args(Method))}, got {method!r}")
+        raise InvalidArgumentError(f"method must be one of {', '.join(get_args(Method))}, got {method!r}")
     _check_seed(seed)
     count = len(rows)
     if perplexity is not None and not 1 <= perplexity < max(count, _FEWEST):
-        raise ValueError(
+        raise InvalidArgumentError(
             f"perplexity must be at least 1 and below the number of points, which is {count}, got {perplexity:g}"
         )
     with threadpool_limits(1):
@@ -196,4 +196,4 @@ def _tsne(scores: NDArray[np.float64], perplexity: float, seed: int) -> NDArray[
 
 def _check_seed(seed: int) -> None:
     if not 0 <= seed < 2**32:
-        raise ValueError(f"the seed must be from 0 to 4294967295, got {seed}")
+        raise InvalidArgumentError(f"the seed must be from 0 to 4294967295, got {seed}")

@@ -16,6 +16,7 @@ from sedembed._utils.files import atomic_file
 from sedembed.detection.detect import run_windows
 from sedembed.detection.events import Event, EventDetector, EventRules, sort_events
 from sedembed.engine.inputs import clip_blocks
+from sedembed.errors import InvalidArgumentError
 from sedembed.models.frontend import FRAME_RATE, SAMPLE_RATE
 
 if TYPE_CHECKING:
@@ -363,7 +364,7 @@ def check_picture(path: Path) -> None:
         For a suffix that stands for no picture, or without matplotlib.
     """
     if path.suffix.lower() not in _FORMATS:
-        raise ValueError(f"expected a picture with the suffix {', '.join(_FORMATS)}, got {str(path)!r}")
+        raise InvalidArgumentError(f"expected a picture with the suffix {', '.join(_FORMATS)}, got {str(path)!r}")
     require_matplotlib()
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from sedembed.errors import AudioError, ProbeError, StoreError
+from sedembed.errors import AudioError, InvalidArgumentError, ProbeError, StoreError
 
 if TYPE_CHECKING:
     from sedembed.embedder import Embedder
@@ -277,7 +277,7 @@ def place(rows: Matrix, distance: Distance, *, perplexity: float | None = None, 
     from threadpoolctl import threadpool_limits
 
     if not 0 <= seed < 2**32:
-        raise ValueError(f"the seed must be from 0 to 4294967295, got {seed}")
+        raise InvalidArgumentError(f"the seed must be from 0 to 4294967295, got {seed}")
     count = len(rows)
     points = realise(rows, distance)
     if count < FEW_CLASSES:
@@ -286,7 +286,7 @@ def place(rows: Matrix, distance: Distance, *, perplexity: float | None = None, 
     if perplexity is None:
         perplexity = min(30.0, (count - 1) / 3)
     if not 1 <= perplexity < count:
-        raise ValueError(
+        raise InvalidArgumentError(
             f"perplexity must be at least 1 and below the number of classes, {count}, got {perplexity:g}; "
             "leave it out for one that fits"
         )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import importlib
 import json
 import logging
@@ -23,7 +22,7 @@ from sedembed._evaluation.tasks.base import Clip, Contents, Task
 from sedembed._utils.files import write_atomic
 from sedembed._utils.text import did_you_mean
 from sedembed._utils.versions import list_versions
-from sedembed.errors import DatasetError
+from sedembed.errors import DatasetError, InvalidArgumentError, NotAFolderError
 from sedembed.types import Normalize
 
 if TYPE_CHECKING:
@@ -77,7 +76,7 @@ def find_task(name: str) -> Task:
         module, _, cls = _TASKS[name].partition(":")
     except KeyError:
         hint = did_you_mean(name, _TASKS)
-        raise ValueError(f"No task is called {name!r}.{hint} There are: {', '.join(_TASKS)}.") from None
+        raise InvalidArgumentError(f"No task is called {name!r}.{hint} There are: {', '.join(_TASKS)}.") from None
     return cast(Task, getattr(importlib.import_module(module), cls)())
 
 
@@ -97,7 +96,7 @@ def find_data(task: Task, root: Path) -> tuple[Path | None, list[str]]:
         If `root` cannot be listed.
     """
     if not root.is_dir():
-        raise NotADirectoryError(errno.ENOTDIR, "Expected a folder of data sets, found none", str(root))
+        raise NotAFolderError(f"Expected a folder of data sets at {root}, found none. Check the spelling.")
     names = list(dict.fromkeys((task.name, *_FOLDERS.get(task.name, ()))))
     there = {_bare(entry.name): entry for entry in sorted(root.iterdir(), reverse=True) if entry.is_dir()}
     return next((there[_bare(name)] for name in names if _bare(name) in there), None), names
@@ -252,9 +251,9 @@ def evaluate(
 
 def _check_options(repeats: int, normalize: str | None) -> None:
     if not isinstance(repeats, (int, np.integer)) or repeats < 1:
-        raise ValueError(f"repeats must be a whole number of at least 1, got {repeats!r}")
+        raise InvalidArgumentError(f"repeats must be a whole number of at least 1, got {repeats!r}")
     if normalize is not None and normalize not in get_args(Normalize):
-        raise ValueError(f"normalize must be one of {', '.join(get_args(Normalize))}, got {normalize!r}")
+        raise InvalidArgumentError(f"normalize must be one of {', '.join(get_args(Normalize))}, got {normalize!r}")
 
 
 def _read(task: Task, data: Path, partial: bool) -> Contents:
@@ -304,7 +303,7 @@ def _as_file_name(name: str) -> str:
 def _own_classes(task: Task, model: Embedder, classes: Sequence[str]) -> list[str]:
     unknown = sorted(set(classes) - set(model.labels))
     if unknown:
-        raise ValueError(
+        raise InvalidArgumentError(
             f"{task.title} scores what the network itself tags, but {model.record.name!r} tags "
             f"{len(model.labels)} events without {name_some(unknown)}; use a model whose events are those of the task"
         )

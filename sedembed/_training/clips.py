@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from sedembed._evaluation.tasks.audioset import AudioSet
 from sedembed._evaluation.tasks.base import Clip
-from sedembed.errors import DatasetError
+from sedembed.errors import DatasetError, InvalidArgumentError
 from sedembed.models.labels import load_labels
 
 __all__ = ["ClipSet", "check_share", "choose_part", "hold_out", "read_audioset", "read_audioset_parts"]
@@ -158,7 +158,7 @@ def read_audioset(data: Path, part: str) -> tuple[ClipSet, list[str]]:
         If the folder is not laid out so, or holds no recording of the part.
     """
     if part not in ("train", *PARTS):
-        raise ValueError(f"part must be train, {', '.join(PARTS)}, got {part!r}")
+        raise InvalidArgumentError(f"part must be train, {', '.join(PARTS)}, got {part!r}")
     return choose_part(read_audioset_parts(data), data, part)
 
 

@@ -12,6 +12,8 @@ from typing import Any, TypeVar
 import torch
 from torch import distributed, nn
 
+from sedembed.errors import InvalidArgumentError
+
 __all__ = ["Processes", "current_processes", "join_processes", "share_batch_statistics"]
 
 _Value = TypeVar("_Value")
@@ -126,15 +128,15 @@ def _choose_device(device: str | torch.device | None, local: int, count: int) ->
     try:
         chosen = torch.device(("cuda" if there else "cpu") if device is None else device)
     except RuntimeError as error:
-        raise ValueError(f"device must be such as cpu or cuda:0, got {device!r}") from error
+        raise InvalidArgumentError(f"device must be such as cpu or cuda:0, got {device!r}") from error
     if chosen.type == "cuda":
         chosen = torch.device("cuda", local if chosen.index is None or count > 1 else chosen.index)
         if (chosen.index or 0) >= there:
-            raise ValueError(
+            raise InvalidArgumentError(
                 f"expected a CUDA device {chosen}, found {there}; start fewer processes or use --device cpu"
             )
     elif chosen.type != "cpu":
-        raise ValueError(f"training runs on cpu or cuda, got {chosen}")
+        raise InvalidArgumentError(f"training runs on cpu or cuda, got {chosen}")
     return chosen
 
 

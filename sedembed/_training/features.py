@@ -21,7 +21,7 @@ from tqdm import tqdm
 from sedembed._training.clips import ClipSet
 from sedembed._training.distributed import current_processes
 from sedembed.audio.reader import load_audio
-from sedembed.errors import AudioError, DatasetError
+from sedembed.errors import AudioError, DatasetError, InvalidArgumentError
 from sedembed.models.base import Backbone
 from sedembed.models.frontend import FLOOR, Spectrogram
 
@@ -269,7 +269,7 @@ class _Shard:
                 rows.dtype == np.float16 and rows.ndim == 2 and len(rows) == frames.sum() and len(frames) == self.count
             )
             if not fits:
-                raise ValueError("file and index do not fit each other")
+                raise InvalidArgumentError("file and index do not fit each other")
             self.failures = {self.first + int(i): (error, text) for i, (error, text) in described["failures"].items()}
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise DatasetError(

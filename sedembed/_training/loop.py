@@ -23,7 +23,7 @@ from sedembed._training.features import FeatureStore, UnreadableClipError
 from sedembed._training.prediction import check_validation, predict, validate
 from sedembed._training.records import RunFolder, find_revision, fingerprint, training_versions
 from sedembed._training.settings import TrainConfig
-from sedembed.errors import DatasetError, DivergedError
+from sedembed.errors import DatasetError, DivergedError, InvalidArgumentError
 from sedembed.models.base import Backbone, Normalizer
 from sedembed.models.layers.blocks import PROBABILITY_FLOOR
 from sedembed.models.layers.replace import replace_layers
@@ -104,9 +104,9 @@ class Training:
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         self._dtype = torch.float64 if config.precision == "float64" else torch.float32
         if config.precision == "float16" and self.device.type != "cuda":
-            raise ValueError("float16 needs a CUDA device; choose precision bfloat16 or float32")
+            raise InvalidArgumentError("float16 needs a CUDA device; choose precision bfloat16 or float32")
         if (validation is None) != (validation_features is None):
-            raise ValueError("give validation clips and their features together")
+            raise InvalidArgumentError("give validation clips and their features together")
         if validation is not None:
             check_validation(validation, train)
         self._folder = RunFolder(out, self._processes.first, tensorboard)

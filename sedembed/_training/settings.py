@@ -9,6 +9,7 @@ from types import MappingProxyType
 from typing import Annotated, Any, Literal
 
 from sedembed._utils.schema import Range, check_fields, from_table, read_json_file
+from sedembed.errors import InvalidArgumentError
 from sedembed.models.base import Backbone, Normalizer
 from sedembed.models.registry import architecture_of, list_architectures
 
@@ -149,7 +150,7 @@ class TrainConfig:
         """
         values = read_json_file(path)
         if "model" in values and values["model"] != overrides.get("model", values["model"]):
-            raise ValueError(
+            raise InvalidArgumentError(
                 f"{path} is for the model {values['model']!r}, not {overrides['model']!r}; use another file"
             )
         return cls.from_table({**values, **overrides}, str(path))
@@ -183,16 +184,16 @@ class TrainConfig:
             If `network` holds unknown fields, or values that the architecture does not allow.
         """
         if self.model not in list_architectures():
-            raise ValueError(f"model must be one of {', '.join(list_architectures())}, got {self.model!r}")
+            raise InvalidArgumentError(f"model must be one of {', '.join(list_architectures())}, got {self.model!r}")
         backbone = architecture_of(self.model)
         known = [item.name for item in fields(backbone.config_class) if item.name not in ("architecture", "classes")]
         unknown = sorted(set(self.network) - set(known))
         if unknown:
-            raise ValueError(f"network: unknown fields {', '.join(unknown)}; known are {', '.join(known)}")
+            raise InvalidArgumentError(f"network: unknown fields {', '.join(unknown)}; known are {', '.join(known)}")
         try:
             return backbone.default_config(classes, measured, **self.network)
         except ValueError as error:
-            raise ValueError(f"network: {error}") from error
+            raise InvalidArgumentError(f"network: {error}") from error
 
     def build(self, classes: int, measured: Normalizer | None = None) -> Backbone:
         """Make an untrained network; its weights depend on the seed alone."""

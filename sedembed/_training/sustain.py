@@ -35,7 +35,7 @@ from sedembed._training.settings import TrainConfig
 from sedembed._training.soft_labels import read_soft_labels
 from sedembed._utils.files import atomic_file
 from sedembed._utils.schema import Range, check_fields, from_table
-from sedembed.errors import DatasetError
+from sedembed.errors import DatasetError, InvalidArgumentError
 from sedembed.models.weights import WEIGHTS_FILE, load_network, resolve
 
 __all__ = ["Shares", "SustainConfig", "mix_targets", "run_stages", "stage_probabilities", "stage_seed"]
@@ -106,16 +106,20 @@ class SustainConfig:
     def __post_init__(self) -> None:
         check_fields(self)
         if self.soft_labels == "":
-            raise ValueError("soft_labels must be the path of a table or null, got ''")
+            raise InvalidArgumentError("soft_labels must be the path of a table or null, got ''")
         if not isinstance(self.alphas, list | tuple) or not self.alphas:
-            raise ValueError(f"alphas must be a list of numbers, or one such list for each stage, got {self.alphas!r}")
+            raise InvalidArgumentError(
+                f"alphas must be a list of numbers, or one such list for each stage, got {self.alphas!r}"
+            )
         nested = [isinstance(item, list | tuple) for item in self.alphas]
         if any(nested):
             if not all(nested):
-                raise ValueError(f"alphas must be numbers, or one list for each stage, not both, got {self.alphas!r}")
+                raise InvalidArgumentError(
+                    f"alphas must be numbers, or one list for each stage, not both, got {self.alphas!r}"
+                )
             object.__setattr__(self, "alphas", tuple(tuple(item) for item in self.alphas))
             if len(self.alphas) != self.stages:
-                raise ValueError(
+                raise InvalidArgumentError(
                     f"alphas needs one list for each stage from 1 to {self.stages}, got {len(self.alphas)}"
                 )
             for stage, item in enumerate(self._lists, 1):
@@ -142,15 +146,15 @@ class SustainConfig:
         expected = 1 + teachers + self._has_outside_teacher
         if len(alphas) != expected:
             table = ", 1 for the table of soft labels" if self._has_outside_teacher else ""
-            raise ValueError(
+            raise InvalidArgumentError(
                 f"{where} needs {expected} numbers (1 for the labels, {teachers} for the teachers{table}), "
                 f"got {len(alphas)}"
             )
         for alpha in alphas:
             if type(alpha) not in (int, float) or not 0 <= alpha <= 1:
-                raise ValueError(f"{where} must be numbers from 0 to 1, got {alpha!r}")
+                raise InvalidArgumentError(f"{where} must be numbers from 0 to 1, got {alpha!r}")
         if abs(math.fsum(alphas) - 1.0) > 1e-6:
-            raise ValueError(f"{where} must sum to 1, got {list(alphas)}, which sum to {math.fsum(alphas):g}")
+            raise InvalidArgumentError(f"{where} must sum to 1, got {list(alphas)}, which sum to {math.fsum(alphas):g}")
 
     def shares(self, stage: int) -> Shares:
         """Who teaches a stage; stage 0 learns from labels alone."""
@@ -252,7 +256,7 @@ def run_stages(
         soft labels does not fit.
     """
     if only_stage is not None and not 0 <= only_stage <= sustain.stages:
-        raise ValueError(f"only_stage must be from 0 to {sustain.stages}, got {only_stage}")
+        raise InvalidArgumentError(f"only_stage must be from 0 to {sustain.stages}, got {only_stage}")
     processes = current_processes()
     soft = None
     if sustain.soft_labels is not None:

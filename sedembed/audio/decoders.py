@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
 import queue
 import re
@@ -22,7 +21,14 @@ import numpy as np
 import soundfile
 from numpy.typing import NDArray
 
-from sedembed.errors import AudioDecodeError, AudioTimeoutError, UnsupportedFormatError
+from sedembed.errors import (
+    AudioDecodeError,
+    AudioTimeoutError,
+    MissingFileError,
+    NotAFileError,
+    UnreadableFileError,
+    UnsupportedFormatError,
+)
 
 __all__ = ["FFMPEG_EXTENSIONS", "SNDFILE_EXTENSIONS", "check_file", "open_decoder"]
 
@@ -321,13 +327,14 @@ def check_file(path: str | os.PathLike[str]) -> Path:
         if stat.S_ISREG(status.st_mode):
             _head(file, 0, 1)
     except PermissionError as error:
-        message = "Expected a readable sound file, got one this user may not read; change its permissions"
-        raise PermissionError(errno.EACCES, message, str(file)) from error
+        raise UnreadableFileError(
+            f"Expected a readable sound file, got {file}, which this user may not read; change its permissions."
+        ) from error
     except (FileNotFoundError, NotADirectoryError, ValueError) as error:
         cure = "the link leads nowhere" if file.is_symlink() else "check the spelling and the working directory"
-        raise FileNotFoundError(errno.ENOENT, f"Expected a sound file, found none; {cure}", str(file)) from error
+        raise MissingFileError(f"Expected a sound file at {file}, found none; {cure}.") from error
     if stat.S_ISDIR(status.st_mode):
-        raise IsADirectoryError(errno.EISDIR, "Expected a sound file, got a directory; use embed_folder", str(file))
+        raise NotAFileError(f"Expected a sound file, got the folder {file}; use embed_folder.")
     if not stat.S_ISREG(status.st_mode):
         raise UnsupportedFormatError(f"Expected a regular file, got a pipe or device: {file}; copy it to a file.")
     if status.st_size == 0:

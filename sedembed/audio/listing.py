@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
 from sedembed.audio.reader import AUDIO_EXTENSIONS
-from sedembed.errors import MissingFolderError, NotAFolderError
+from sedembed.errors import MissingFileError, NotAFolderError
 
 __all__ = ["Listing", "check_folder", "list_recordings"]
 
@@ -54,11 +54,11 @@ class Listing:
 
         Raises
         ------
-        MissingFolderError
+        MissingFileError
             If there are none.
         """
         if not self.files and not self.failures:
-            raise MissingFolderError(
+            raise MissingFileError(
                 f"Expected sound files in {folder}, found none among {self.ignored} files. Supported are "
                 f"{' '.join(sorted(AUDIO_EXTENSIONS))}."
             )
@@ -109,11 +109,11 @@ def check_folder(folder: Path) -> None:
 
     Raises
     ------
-    MissingFolderError, NotAFolderError
+    MissingFileError, NotAFolderError
         If there is nothing, or a file.
     """
     if not folder.exists():
-        raise MissingFolderError(f"Expected a folder of sound files at {folder}, found nothing. Check the spelling.")
+        raise MissingFileError(f"Expected a folder of sound files at {folder}, found nothing. Check the spelling.")
     if not folder.is_dir():
         raise NotAFolderError(f"Expected a folder of sound files, got the file {folder}. embed() takes a single file.")
 

@@ -19,7 +19,7 @@ import soxr
 from numpy.typing import ArrayLike, NDArray
 
 from sedembed.audio.decoders import FFMPEG_EXTENSIONS, SNDFILE_EXTENSIONS, check_file, open_decoder
-from sedembed.errors import AudioDecodeError, InvalidWaveformError
+from sedembed.errors import AudioDecodeError, InvalidArgumentError, InvalidWaveformError
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -304,7 +304,9 @@ class AudioReader:
         InvalidWaveformError if a sample is NaN or Inf. A peak above 8 (18 dB over full scale) warns at the end.
         """
         if self._closed:
-            raise ValueError(f"Expected an open reader, but that of {self._path} was closed; read inside the with.")
+            raise InvalidArgumentError(
+                f"Expected an open reader, but that of {self._path} was closed; read inside the with."
+            )
         return self._blocks
 
     def _native_blocks(self) -> Iterator[NDArray[np.float32]]:
@@ -322,7 +324,9 @@ class AudioReader:
             peak = max(peak, float(np.abs(mono).max()))
             yield mono
             if self._closed:
-                raise ValueError(f"Expected an open reader, but that of {self._path} was closed; read inside the with.")
+                raise InvalidArgumentError(
+                    f"Expected an open reader, but that of {self._path} was closed; read inside the with."
+                )
         problem = self._decoder.problem
         if self._frames == 0:
             raise AudioDecodeError(

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sedembed.cli.common import GOOD, SOME_FAILED, AddCommand, add_model, complain, load, print_json
+from sedembed.errors import InvalidArgumentError, MissingFileError
 
 if TYPE_CHECKING:
     from sedembed._evaluation.tasks.base import Task
@@ -51,9 +52,9 @@ def _evaluate(options: argparse.Namespace) -> int:
     if options.list:
         return _list(options)
     if options.task is None:
-        raise ValueError('name a task, or "all"; sedembed evaluate --list shows them')
+        raise InvalidArgumentError('name a task, or "all"; sedembed evaluate --list shows them')
     if options.repeats < 1:
-        raise ValueError(f"--repeats needs a whole number of at least 1, got {options.repeats}")
+        raise InvalidArgumentError(f"--repeats needs a whole number of at least 1, got {options.repeats}")
     return _evaluate_all(options) if options.task == _ALL else _evaluate_one(options)
 
 
@@ -90,7 +91,7 @@ def _evaluate_one(options: argparse.Namespace) -> int:
     if data is None and options.data_root is not None:
         data = find_data(task, options.data_root)[0]
     if data is None:
-        raise ValueError(f"--data is needed: the folder of {task.title}, from {task.source} ({task.licence})")
+        raise InvalidArgumentError(f"--data is needed: the folder of {task.title}, from {task.source} ({task.licence})")
     result = _run(task, data, load(options), options)
     write_tables(options.out, list_tasks())
     if options.json:
@@ -107,13 +108,15 @@ def _evaluate_all(options: argparse.Namespace) -> int:
     from sedembed._evaluation.report import describe_result, format_comparison, write_tables
 
     if options.data_root is None:
-        raise ValueError("--data-root is needed: the folder that holds the data sets, each in a folder of its own")
+        raise InvalidArgumentError(
+            "--data-root is needed: the folder that holds the data sets, each in a folder of its own"
+        )
     tasks = list_tasks()
     looked_for = {task.name: find_data(task, options.data_root) for task in tasks}
     found = {task: folder for task in tasks if (folder := looked_for[task.name][0]) is not None}
     absent = {name: names for name, (folder, names) in looked_for.items() if folder is None}
     if not found:
-        raise FileNotFoundError(
+        raise MissingFileError(
             f"{options.data_root} holds the data of no task; expected folders such as "
             f"{', '.join(names[-1] for names in absent.values())}"
         )

@@ -125,7 +125,7 @@ def _plot(options: argparse.Namespace) -> int:
     from sedembed._analysis.timeline import check_picture, draw_timeline, read_timeline, save_picture
 
     if options.k < 1:
-        raise ValueError(f"-k needs a number of sound events of at least 1, got {options.k}")
+        raise InvalidArgumentError(f"-k needs a number of sound events of at least 1, got {options.k}")
     check_picture(options.out)
     model = load(options)
     timeline = read_timeline(model, options.file, _rules(options, model))

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sedembed.cli.common import GOOD, AddCommand, complain, print_json
-from sedembed.errors import SedembedError, StoreError
+from sedembed.errors import InvalidArgumentError, MissingFileError, SedembedError, StoreError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -78,7 +78,7 @@ def _search(options: argparse.Namespace) -> int:
     from sedembed.store.store import open_store
 
     if options.k < 1:
-        raise ValueError(f"-k needs a number of recordings of at least 1, got {options.k}")
+        raise InvalidArgumentError(f"-k needs a number of recordings of at least 1, got {options.k}")
     store = open_store(options.store)
     found = store.search(_query(store, options), options.k)
     places = [pc.index(store.index["path"], path).as_py() for path, _ in found]
@@ -101,7 +101,7 @@ def _query(store: EmbeddingStore, options: argparse.Namespace) -> str | NDArray[
 
     if not Path(options.query).exists():
         if pc.index(store.index["path"], options.query).as_py() < 0:
-            raise FileNotFoundError(
+            raise MissingFileError(
                 f"{options.query} is neither a sound file nor the path of a recording in {options.store}; paths there "
                 "are relative to the embedded folder"
             )
@@ -140,15 +140,15 @@ def _map(options: argparse.Namespace) -> int:
 def _check_outputs(options: argparse.Namespace) -> None:
     for out in options.out:
         if out.suffix.lower() not in _ENDINGS:
-            raise ValueError(f"expected an output that ends in {', '.join(_ENDINGS)}, got {str(out)!r}")
+            raise InvalidArgumentError(f"expected an output that ends in {', '.join(_ENDINGS)}, got {str(out)!r}")
         if not out.parent.is_dir():
-            raise FileNotFoundError(f"there is no folder {out.parent} for {out.name}; make it first")
+            raise MissingFileError(f"there is no folder {out.parent} for {out.name}; make it first")
         if out.suffix.lower() == ".png":
             from sedembed._analysis.plotting import require_matplotlib
 
             require_matplotlib()
     if options.column is not None and options.labels is None:
-        raise ValueError("--column names a column of the table of labels; give the table with --labels")
+        raise InvalidArgumentError("--column names a column of the table of labels; give the table with --labels")
 
 
 def _grouping(store: EmbeddingStore, rows: NDArray[np.int64], options: argparse.Namespace) -> Grouping:

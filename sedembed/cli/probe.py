@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import csv
-import errno
 import io
 import json
 import math
@@ -17,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 from sedembed.cli.common import GOOD, SOME_FAILED, AddCommand, Command, complain, print_json
-from sedembed.errors import ProbeError, SedembedError
+from sedembed.errors import InvalidArgumentError, MissingFileError, ProbeError, SedembedError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -129,7 +128,9 @@ def _fit(options: argparse.Namespace) -> int:
     if options.metric is not None:
         check_name(options.metric)
     if options.cv is not None and (options.fold_column or options.validation_column):
-        raise ValueError("--cv is for an inner split, and the fold or validation column makes another; leave one out")
+        raise InvalidArgumentError(
+            "--cv is for an inner split, and the fold or validation column makes another; leave one out"
+        )
     _check_place(options.out)
     table, store = read_labels(options.labels), open_store(options.store)
     aligned = table.align(store.paths)
@@ -325,14 +326,18 @@ def _predict(options: argparse.Namespace) -> int:
     path: Path = options.path
     probe = LinearProbe.load(options.probe)
     if not path.exists():
-        raise FileNotFoundError(errno.ENOENT, "Expected a recording, a folder or a store, found nothing", str(path))
+        raise MissingFileError(
+            f"Expected a recording, a folder or a store at {path}, found nothing. Check the spelling."
+        )
     if options.out is not None and (options.out.is_dir() or not options.out.absolute().parent.is_dir()):
-        raise ValueError(f"-o needs the name of a file in a directory that exists, got {options.out}")
+        raise InvalidArgumentError(f"-o needs the name of a file in a directory that exists, got {options.out}")
     is_store = (path / RUN_FILE).is_file()
     if is_store and (options.store or options.model or options.precision):
-        raise ValueError(f"{path} is a store, whose vectors are made; leave out --store, --model and --precision")
+        raise InvalidArgumentError(
+            f"{path} is a store, whose vectors are made; leave out --store, --model and --precision"
+        )
     if options.store and not path.is_dir():
-        raise ValueError(f"--store keeps the vectors of a folder, and {path} is a file; leave it out")
+        raise InvalidArgumentError(f"--store keeps the vectors of a folder, and {path} is a file; leave it out")
     with tempfile.TemporaryDirectory(prefix="sedembed-", ignore_cleanup_errors=True) as temporary, _warnings_said():
         if path.is_dir():
             store = open_store(path) if is_store else _embed(probe, options, Path(temporary) / "store")

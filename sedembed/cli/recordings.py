@@ -56,7 +56,7 @@ def find_recordings(path: Path) -> Recordings:
 
     Raises
     ------
-    MissingFolderError
+    MissingFileError
         For a folder without sound files.
     """
     from sedembed.audio.listing import list_recordings

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from sedembed.cli.common import GOOD, SOME_FAILED, AddCommand, complain, print_json
+from sedembed.errors import InvalidArgumentError
 
 if TYPE_CHECKING:
     from sedembed._training.clips import ClipSet
@@ -93,7 +94,7 @@ def _read_config(options: argparse.Namespace) -> TrainConfig:
     from sedembed._training.settings import TrainConfig
 
     if options.workers is not None and options.workers < 1:
-        raise ValueError(f"--workers needs a whole number of at least 1, got {options.workers}")
+        raise InvalidArgumentError(f"--workers needs a whole number of at least 1, got {options.workers}")
     chosen = {} if options.validation is None else {"validation": options.validation}
     if options.config is None:
         config = TrainConfig(model=options.model, **chosen)
@@ -101,7 +102,7 @@ def _read_config(options: argparse.Namespace) -> TrainConfig:
         # A file that names no model is for any.
         config = TrainConfig.read(options.config, model=options.model, **chosen)
     if options.stage is not None and config.sustain is None:
-        raise ValueError("--stage is for self-teaching: it needs a table sustain in the settings")
+        raise InvalidArgumentError("--stage is for self-teaching: it needs a table sustain in the settings")
     return config
 
 

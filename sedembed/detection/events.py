@@ -12,6 +12,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from sedembed.errors import InvalidArgumentError
+
 __all__ = ["DEFAULT_THRESHOLD", "Event", "EventDetector", "EventRules", "sort_events"]
 
 DEFAULT_THRESHOLD = 0.3
@@ -83,7 +85,7 @@ class EventRules:
         thresholds = _thresholds(names, threshold)
         wanted = list(names) if labels is None else [labels] if isinstance(labels, str) else list(labels)
         if not wanted:
-            raise ValueError("labels needs at least one sound event, got none; leave it out to look for all")
+            raise InvalidArgumentError("labels needs at least one sound event, got none; leave it out to look for all")
         classes = np.array(sorted({_column(names, label, "labels") for label in wanted}), dtype=np.int64)
         frames = round(_seconds("median", median, _LONGEST_MEDIAN) * frame_rate)
         return cls(
@@ -116,14 +118,14 @@ def _thresholds(names: Sequence[str], threshold: float | Mapping[str, float] | A
     else:
         given = _as_numbers(threshold)
         if given.shape not in ((), values.shape):
-            raise ValueError(
+            raise InvalidArgumentError(
                 f"threshold as an array needs one number for each of the {len(names)} labels, got shape "
                 f"{given.shape}; pass a mapping from label to threshold to set a few"
             )
         values[:] = given
     bad = ~((values >= 0.0) & (values <= 1.0))
     if bad.any():
-        raise ValueError(
+        raise InvalidArgumentError(
             f"threshold is a probability from 0 to 1, such as {DEFAULT_THRESHOLD}, got {values[bad][0]:g} for "
             f"{names[int(bad.argmax())]!r}"
         )
@@ -134,7 +136,7 @@ def _as_numbers(value: object) -> NDArray[np.float64]:
     try:
         return np.asarray(value, dtype=np.float64)
     except (TypeError, ValueError) as error:
-        raise ValueError(
+        raise InvalidArgumentError(
             f"threshold must be a number, a mapping from label to number, or an array, got {value!r}"
         ) from error
 
@@ -147,7 +149,9 @@ def _column(names: Sequence[str], label: str, option: str) -> int:
         words = str(label).lower()
         near = difflib.get_close_matches(words, lowered, n=3, cutoff=0.5) or [n for n in lowered if words in n][:3]
         hint = f"did you mean {' or '.join(repr(lowered[name]) for name in near)}?" if near else "see model.labels"
-        raise ValueError(f"{option} names the sound event {label!r}, which the model does not know; {hint}") from None
+        raise InvalidArgumentError(
+            f"{option} names the sound event {label!r}, which the model does not know; {hint}"
+        ) from None
 
 
 def _seconds(name: str, value: float, longest: float = math.inf) -> float:
@@ -157,7 +161,7 @@ def _seconds(name: str, value: float, longest: float = math.inf) -> float:
         number = math.nan
     if isinstance(value, bool) or not (0.0 <= number <= longest) or math.isinf(number):
         limit = "" if math.isinf(longest) else f" and at most {longest:g}"
-        raise ValueError(f"{name} must be a number of seconds, at least 0{limit}, got {value!r}")
+        raise InvalidArgumentError(f"{name} must be a number of seconds, at least 0{limit}, got {value!r}")
     return number
 
 

@@ -13,6 +13,7 @@ from typing import IO, Protocol
 
 from sedembed._utils.files import atomic_file
 from sedembed.detection.events import Event
+from sedembed.errors import InvalidArgumentError
 
 __all__ = ["FORMATS", "EventWriter", "format_of", "open_events", "short_names"]
 
@@ -115,7 +116,7 @@ def format_of(out: Path | None) -> str:
     suffix = "" if out is None else out.suffix.lower()
     if suffix and suffix not in _SUFFIXES:
         known = ", ".join(f"{suffix} ({name})" for suffix, name in _SUFFIXES.items())
-        raise ValueError(f"the suffix of {out} stands for no format: expected {known}, or give --format")
+        raise InvalidArgumentError(f"the suffix of {out} stands for no format: expected {known}, or give --format")
     return _SUFFIXES.get(suffix, "csv")
 
 
@@ -131,7 +132,7 @@ def short_names(paths: Sequence[str], *, words: bool = False) -> dict[str, str]:
         return short
     if len({key(path) for path in paths}) < len(paths):
         twice = [path for path, count in Counter(map(key, paths)).items() if count > 1]
-        raise ValueError(
+        raise InvalidArgumentError(
             f"RTTM has no spaces in names, so several recordings would be called {twice[0]!r}; rename them or use CSV"
         )
     return {path: path for path in paths}

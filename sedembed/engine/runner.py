@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from sedembed.engine.windows import WINDOW_SECONDS, ClipSum, WindowResult, iter_windows, plan_batches
+from sedembed.errors import InvalidArgumentError
 from sedembed.models.base import Backbone
 from sedembed.models.registry import ModelRecord
 from sedembed.types import Frames, Precision
@@ -50,7 +51,7 @@ class Runner:
         precision: Precision = "float32",
     ) -> None:
         if precision not in get_args(Precision):
-            raise ValueError(f"precision must be one of {', '.join(get_args(Precision))}, got {precision!r}")
+            raise InvalidArgumentError(f"precision must be one of {', '.join(get_args(Precision))}, got {precision!r}")
         self.record = record
         self.device = pick_device(device)
         self.precision = precision
@@ -152,7 +153,9 @@ def pick_device(device: str | torch.device | None) -> torch.device:
     try:
         picked = torch.device(device)
     except RuntimeError as error:
-        raise ValueError(f"expected a device such as 'cpu' or 'cuda:0', got {device!r}") from error
+        raise InvalidArgumentError(f"expected a device such as 'cpu' or 'cuda:0', got {device!r}") from error
     if picked.type == "cuda" and not torch.cuda.is_available():
-        raise ValueError(f"device {device!r} was asked for, but PyTorch sees no CUDA device here; use device='cpu'")
+        raise InvalidArgumentError(
+            f"device {device!r} was asked for, but PyTorch sees no CUDA device here; use device='cpu'"
+        )
     return picked

@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from sedembed.errors import InvalidArgumentError
+
 __all__ = ["WINDOW_SECONDS", "ClipSum", "WindowResult", "iter_overlapping", "iter_windows", "plan_batches"]
 
 WINDOW_SECONDS = 60.0
@@ -142,7 +144,7 @@ class ClipSum:
     def embedding(self) -> NDArray[np.float32]:
         """Mean or maximum over all frames of all windows, shape (embedding size,)."""
         if self._sum is None:
-            raise ValueError("a clip without windows has no embedding; add a window first")
+            raise InvalidArgumentError("a clip without windows has no embedding; add a window first")
         pooled = self._sum if self.embedding_maximum else self._sum / self.frames
         if self.unit_length:
             norm = np.sqrt(np.square(pooled).sum())
@@ -155,7 +157,7 @@ class ClipSum:
     def probabilities(self) -> NDArray[np.float32]:
         """Pooled over all frames of all windows, shape (classes,)."""
         if self._terms is None:
-            raise ValueError("no probabilities were asked of the network for this clip")
+            raise InvalidArgumentError("no probabilities were asked of the network for this clip")
         return (self._terms[0] / self._terms[1]).astype(np.float32)
 
 

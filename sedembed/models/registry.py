@@ -9,7 +9,7 @@ from dataclasses import dataclass, fields
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin, get_type_hints
 
-from sedembed.errors import ModelNotFoundError
+from sedembed.errors import InvalidArgumentError, InvalidTypeError, ModelNotFoundError
 from sedembed.models import papers
 
 if TYPE_CHECKING:
@@ -237,25 +237,31 @@ def register_model(backbone: type[Backbone], record: ModelRecord | None = None) 
     from sedembed.models.base import Backbone
 
     if not (isinstance(backbone, type) and issubclass(backbone, Backbone)):
-        raise TypeError(f"Expected a subclass of sedembed.Backbone, got {backbone!r}.")
+        raise InvalidTypeError(f"Expected a subclass of sedembed.Backbone, got {backbone!r}.")
     needed = {name for name in ("architecture", "config_class") if not hasattr(backbone, name)}
     missing = sorted(backbone.__abstractmethods__ | needed)
     if missing:
-        raise TypeError(f"Expected a complete Backbone; {backbone.__name__} does not define {', '.join(missing)}.")
+        raise InvalidTypeError(
+            f"Expected a complete Backbone; {backbone.__name__} does not define {', '.join(missing)}."
+        )
     name = backbone.architecture
     hint = get_type_hints(backbone.config_class).get("architecture")
     if get_origin(hint) is not Literal or get_args(hint) != (name,):
-        raise TypeError(
+        raise InvalidTypeError(
             f"Expected a field `architecture: Literal[{name!r}] = {name!r}` in {backbone.config_class.__name__}, got "
             f"{hint!r}. Configurations on disk are told apart by it."
         )
     if name in _ARCHITECTURES and architecture_of(name) is not backbone:
-        raise ValueError(f"The architecture {name!r} is another class, {architecture_of(name)!r}; choose another name.")
+        raise InvalidArgumentError(
+            f"The architecture {name!r} is another class, {architecture_of(name)!r}; choose another name."
+        )
     if record is not None:
         if record.architecture != name:
-            raise ValueError(f"The record is of the architecture {record.architecture!r}, expected {name!r}.")
+            raise InvalidArgumentError(f"The record is of the architecture {record.architecture!r}, expected {name!r}.")
         if _RECORDS.get(record.name, record) != record:
-            raise ValueError(f"Another model is registered as {record.name!r}; choose another name for the record.")
+            raise InvalidArgumentError(
+                f"Another model is registered as {record.name!r}; choose another name for the record."
+            )
         _RECORDS[record.name] = record
     _ARCHITECTURES[name] = backbone
 

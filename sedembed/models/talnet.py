@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from sedembed._utils.schema import Range, check_fields
+from sedembed.errors import InvalidArgumentError
 from sedembed.models import papers
 from sedembed.models.base import Backbone, NetworkOutput, Normalizer
 from sedembed.models.frontend import FRAME_RATE, TALNET, log_mel
@@ -50,11 +51,11 @@ class TALNetConfig:
     def __post_init__(self) -> None:
         check_fields(self)
         if len(self.mean) != 64 or len(self.std) != 64:
-            raise ValueError(
+            raise InvalidArgumentError(
                 f"mean and std need 64 numbers each, one per mel bin, got {len(self.mean)}, {len(self.std)}"
             )
         if not all(value > 0 for value in self.std):
-            raise ValueError("std needs positive numbers only")
+            raise InvalidArgumentError("std needs positive numbers only")
 
 
 class TALNet(Backbone):

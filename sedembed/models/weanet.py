@@ -16,6 +16,7 @@ from torch import nn
 from torch.nn import functional
 
 from sedembed._utils.schema import Range, check_fields
+from sedembed.errors import InvalidArgumentError
 from sedembed.models import papers
 from sedembed.models.base import Backbone, NetworkOutput
 from sedembed.models.frontend import Spectrogram
@@ -78,15 +79,15 @@ class WEANetConfig:
         for name, count in (("channels", 4), ("pools", 4), ("hidden_channels", 2)):
             numbers = getattr(self, name)
             if len(numbers) != count or min(numbers) < 1:
-                raise ValueError(f"{name} must be {count} whole numbers of at least 1, got {numbers}")
+                raise InvalidArgumentError(f"{name} must be {count} whole numbers of at least 1, got {numbers}")
         if self.n_mels % self.segment_hop:
-            raise ValueError(
+            raise InvalidArgumentError(
                 f"n_mels must be a multiple of the product of pools, {self.segment_hop}, got {self.n_mels}"
             )
         if self.win_length > self.n_fft or self.win_length % 2:
-            raise ValueError(f"win_length must be even and at most n_fft, got {self.win_length}")
+            raise InvalidArgumentError(f"win_length must be even and at most n_fft, got {self.win_length}")
         if self.power not in (1.0, 2.0):
-            raise ValueError(f"power must be 1 or 2, got {self.power}")
+            raise InvalidArgumentError(f"power must be 1 or 2, got {self.power}")
 
     @property
     def segment_hop(self) -> int:
@@ -210,7 +211,7 @@ class WEANet(Backbone):
             For fewer feature frames than one segment spans, 96.
         """
         if x.shape[1] < self.min_frames:
-            raise ValueError(
+            raise InvalidArgumentError(
                 f"expected at least {self.min_frames} feature frames, one segment, got {x.shape[1]}; pad the sound "
                 f"with zeros to {self.min_samples} samples"
             )
@@ -250,7 +251,7 @@ class WEANet(Backbone):
     @staticmethod
     def _attention_of(output: NetworkOutput) -> torch.Tensor:
         if output.attention is None:
-            raise ValueError("Expected the output of a WEANet, got one without attention.")
+            raise InvalidArgumentError("Expected the output of a WEANet, got one without attention.")
         return output.attention
 
     @property

@@ -25,7 +25,7 @@ from safetensors.torch import save as to_safetensors
 
 from sedembed._utils.files import sha256_of, write_atomic
 from sedembed._utils.schema import from_table, read_json_object
-from sedembed.errors import ModelNotFoundError, WeightsError
+from sedembed.errors import InvalidArgumentError, ModelNotFoundError, WeightsError
 from sedembed.models import hub, registry
 from sedembed.models.base import Backbone
 from sedembed.models.registry import ModelRecord, architecture_of, describe_model, list_architectures
@@ -253,7 +253,7 @@ def save_pretrained(
     The same network always gives the same bytes. `num_batches_tracked` is not kept: it only matters in training.
     """
     if dtype not in (torch.float32, torch.float16):
-        raise ValueError(f"dtype must be torch.float32 or torch.float16, got {dtype}")
+        raise InvalidArgumentError(f"dtype must be torch.float32 or torch.float16, got {dtype}")
     config = network.config
     state = {
         key: tensor.detach().to("cpu", dtype if tensor.ndim > 1 else torch.float32, copy=True).contiguous()

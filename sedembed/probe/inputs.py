@@ -14,6 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 from sklearn.utils.class_weight import compute_class_weight
 from sklearn.utils.validation import _check_sample_weight
 
+from sedembed.errors import InvalidArgumentError
 from sedembed.metrics import UndefinedMetricError, compute
 from sedembed.probe.features import Rows
 from sedembed.probe.fitting import Labels
@@ -108,11 +109,13 @@ def widened(X: Any) -> Any:
 def check_large(X: NDArray[Any]) -> None:
     """Check the shape and type of vectors that may not fit into memory."""
     if X.ndim != 2 or X.dtype.kind != "f":
-        raise ValueError(f"expected vectors of floats of shape (N, D), got {X.dtype} of shape {X.shape}")
+        raise InvalidArgumentError(f"expected vectors of floats of shape (N, D), got {X.dtype} of shape {X.shape}")
     for places, block in Rows(X).blocks():
         if not np.isfinite(block).all():
             row = int(places[~np.isfinite(block).all(1)][0])
-            raise ValueError(f"expected finite vectors, got NaN or infinity in row {row}; leave such rows out")
+            raise InvalidArgumentError(
+                f"expected finite vectors, got NaN or infinity in row {row}; leave such rows out"
+            )
 
 
 def row_weights(sample_weight: ArrayLike, count: int) -> NDArray[np.float64]:
@@ -121,7 +124,7 @@ def row_weights(sample_weight: ArrayLike, count: int) -> NDArray[np.float64]:
         sample_weight, np.empty((count, 1)), dtype=np.float64, ensure_non_negative=True
     )
     if not weights.any():
-        raise ValueError("sample_weight is zero for every row; give at least some rows a weight")
+        raise InvalidArgumentError("sample_weight is zero for every row; give at least some rows a weight")
     return weights
 
 
@@ -137,11 +140,11 @@ def class_factors(
             return factors
         unknown = set(named) - set(classes.tolist())
         if unknown:
-            raise ValueError(f"class_weight names {sorted(unknown, key=str)}, which are no classes")
+            raise InvalidArgumentError(f"class_weight names {sorted(unknown, key=str)}, which are no classes")
         factors[1] = [named.get(name, 1.0) for name in classes.tolist()]
         return factors
     if class_weight != "balanced":
-        raise ValueError(f'class_weight must be a dict, "balanced" or None, got {class_weight!r}')
+        raise InvalidArgumentError(f'class_weight must be a dict, "balanced" or None, got {class_weight!r}')
     if y.ndim == 1:
         present = np.bincount(y, weights, len(classes))
         factors[1] = weights.sum() / (len(classes) * np.maximum(present, np.finfo(float).tiny))

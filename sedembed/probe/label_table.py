@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import codecs
 import csv
-import errno
 import io
 import logging
 import os
@@ -17,7 +16,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from sedembed.errors import ProbeError
+from sedembed.errors import MissingFileError, ProbeError
 
 __all__ = ["Aligned", "LabelTable", "indicator", "read_labels"]
 
@@ -286,8 +285,9 @@ def _decode(file: Path) -> str:
     try:
         data = file.read_bytes()
     except FileNotFoundError:
-        message = "Expected a CSV of labels with the columns path and label, found nothing"
-        raise FileNotFoundError(errno.ENOENT, message, str(file)) from None
+        raise MissingFileError(
+            f"Expected a CSV of labels with the columns path and label at {file}, found nothing."
+        ) from None
     if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         raise ProbeError(f'{file} is in UTF-16; save it as UTF-8 (in a spreadsheet: "CSV UTF-8")')
     try:

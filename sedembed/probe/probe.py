@@ -19,7 +19,7 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils.multiclass import check_classification_targets, type_of_target
 from sklearn.utils.validation import check_is_fitted, column_or_1d, validate_data
 
-from sedembed.errors import ProbeError
+from sedembed.errors import InvalidArgumentError, InvalidTypeError, ProbeError
 from sedembed.metrics import check_name
 from sedembed.probe.features import NORMALIZATIONS, Normalization, Normalizer, Rows
 from sedembed.probe.fitting import Fitted, Labels, Settings, Split, fit_one, score_path, scores_of
@@ -209,7 +209,7 @@ class LinearProbe(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         settings = self._settings()
         metric = self.metric or ("map" if self.multilabel_ else "accuracy")
         if self.multilabel_ and (metric.endswith("accuracy") or metric.startswith("top")):
-            raise ValueError(
+            raise InvalidArgumentError(
                 f"metric {metric!r} needs one class a row, and y has several; choose map, mauc, d_prime or lwlrap"
             )
         chosen, start, basis = self.C, None, None
@@ -260,16 +260,16 @@ class LinearProbe(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
 
     def _check_parameters(self) -> None:
         if self.normalize not in NORMALIZATIONS:
-            raise ValueError(f"normalize must be one of {', '.join(NORMALIZATIONS)}, got {self.normalize!r}")
+            raise InvalidArgumentError(f"normalize must be one of {', '.join(NORMALIZATIONS)}, got {self.normalize!r}")
         cs: list[Any] = [self.C] if self.C != "auto" else list(DEFAULT_CS if self.Cs is None else self.Cs)
         if not cs or not all(isinstance(c, (int, float, np.number)) and 0 < c < np.inf for c in cs):
-            raise ValueError(f'C must be a positive number or "auto", and Cs positive numbers; got {cs}')
+            raise InvalidArgumentError(f'C must be a positive number or "auto", and Cs positive numbers; got {cs}')
         if any(b <= a for a, b in pairwise(cs)):
-            raise ValueError(f"Cs must ascend, because each fit begins from the one before; got {cs}")
+            raise InvalidArgumentError(f"Cs must ascend, because each fit begins from the one before; got {cs}")
         if self.metric is not None:
             check_name(self.metric)
         if (self.tol is not None and not self.tol > 0) or not self.max_iter >= 1 or not self.max_memory >= 1:
-            raise ValueError("tol, max_iter and max_memory must be positive")
+            raise InvalidArgumentError("tol, max_iter and max_memory must be positive")
 
     def _settings(self) -> Settings:
         return Settings(
@@ -290,22 +290,26 @@ class LinearProbe(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
                 named = Named.read(y, X)
                 return Rows(X, named.rows), named
             if y is None:
-                raise ValueError("requires y to be passed: an array of labels, or the path of a CSV of path,label")
+                raise InvalidArgumentError(
+                    "requires y to be passed: an array of labels, or the path of a CSV of path,label"
+                )
             if len(X) != len(np.asarray(y)):
-                raise ValueError(
+                raise InvalidArgumentError(
                     f"the store has {len(X)} rows and y {len(np.asarray(y))}; give y in the order of store.paths, or "
                     "the path of a CSV of path,label"
                 )
             return Rows(X), y
         if isinstance(y, (str, os.PathLike)):
-            raise ValueError("labels from a CSV need a store as X, whose paths they name; got an array")
+            raise InvalidArgumentError("labels from a CSV need a store as X, whose paths they name; got an array")
         if is_large(X, self.max_memory):
             if y is None:
-                raise ValueError("requires y to be passed, but the target y is None")
+                raise InvalidArgumentError("requires y to be passed, but the target y is None")
             check_large(X)
             self.n_features_in_ = X.shape[1]
             if len(X) != len(np.asarray(y)):
-                raise ValueError(f"X has {len(X)} rows and y {len(np.asarray(y))}; give as many labels as vectors")
+                raise InvalidArgumentError(
+                    f"X has {len(X)} rows and y {len(np.asarray(y))}; give as many labels as vectors"
+                )
             return Rows(X), y
         X = widened(X)
         X, y = validate_data(
@@ -322,26 +326,30 @@ class LinearProbe(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         else:
             names = None
             if hasattr(y, "toarray"):
-                raise TypeError("sparse labels are not supported; give a dense indicator: y.toarray()")
+                raise InvalidTypeError("sparse labels are not supported; give a dense indicator: y.toarray()")
             y = np.asarray(y)
             check_classification_targets(y)
         self.multilabel_ = y.ndim == 2 and (y.shape[1] > 1 or y.dtype == np.bool_)
         factors = None
         if self.multilabel_:
             if names is None and type_of_target(y) != "multilabel-indicator":
-                raise ValueError(
+                raise InvalidArgumentError(
                     f"y of shape {y.shape} must be an indicator of zeros and ones, one column a class; "
                     "for one class a row give shape (N,)"
                 )
             y = y.astype(bool)
             self.classes_ = np.arange(y.shape[1]) if names is None else names
             if not y.any() or y.all():
-                raise ValueError("y says the same for every row and class; a classifier needs both kinds of examples")
+                raise InvalidArgumentError(
+                    "y says the same for every row and class; a classifier needs both kinds of examples"
+                )
         else:
             y = column_or_1d(y, warn=True)
             self.classes_, y = np.unique(y, return_inverse=True)
             if len(self.classes_) < 2:
-                raise ValueError(f"needs rows of at least 2 classes, but y has only one class: {self.classes_[0]!r}")
+                raise InvalidArgumentError(
+                    f"needs rows of at least 2 classes, but y has only one class: {self.classes_[0]!r}"
+                )
         count = len(rows)
         weights = np.ones(count) if sample_weight is None else row_weights(sample_weight, count)
         if self.class_weight is not None:
@@ -352,18 +360,20 @@ class LinearProbe(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         """Parts to choose C by."""
         everything = np.arange(len(rows))
         if sum(given is not None for given in (validation, groups, folds)) > 1:
-            raise ValueError("give one of validation, groups and folds; each says how to choose C")
+            raise InvalidArgumentError("give one of validation, groups and folds; each says how to choose C")
         if validation is not None:
             held, labels = self._validation(validation)
             return [Split(everything, held, labels)]
         for name, value in (("groups", groups), ("folds", folds)):
             if value is not None and np.shape(value) != (len(rows),):
-                raise ValueError(f"{name} must have one value a row, {len(rows)} in all, got shape {np.shape(value)}")
+                raise InvalidArgumentError(
+                    f"{name} must have one value a row, {len(rows)} in all, got shape {np.shape(value)}"
+                )
         pairs: Iterable[tuple[NDArray[np.int64], NDArray[np.int64]]]
         if folds is not None:
             values = np.unique(np.asarray(folds))
             if len(values) < 2:
-                raise ValueError(f"folds must have at least 2 values, got only {values[0]!r}")
+                raise InvalidArgumentError(f"folds must have at least 2 values, got only {values[0]!r}")
             pairs = [(np.flatnonzero(folds != v), np.flatnonzero(folds == v)) for v in values]
         else:
             pairs = inner_splits(
@@ -375,7 +385,7 @@ class LinearProbe(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
 
     def _validation(self, validation: Any) -> tuple[Rows, Labels]:
         if not isinstance(validation, (tuple, list)) or len(validation) != 2:
-            raise ValueError("validation must be a pair of vectors and labels, (X, y)")
+            raise InvalidArgumentError("validation must be a pair of vectors and labels, (X, y)")
         X, y = validation
         if isinstance(X, EmbeddingStore) and isinstance(y, (str, os.PathLike)):
             named = Named.read(y, X, None if not self.multilabel_ else self.classes_)
@@ -383,17 +393,19 @@ class LinearProbe(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         else:
             rows, y = self._rows_like(X), np.asarray(y)
         if len(rows) != len(y):
-            raise ValueError(f"validation has {len(rows)} vectors and {len(y)} labels; give as many of both")
+            raise InvalidArgumentError(f"validation has {len(rows)} vectors and {len(y)} labels; give as many of both")
         if self.multilabel_:
             if y.ndim != 2 or y.shape[1] != len(self.classes_):
-                raise ValueError(
+                raise InvalidArgumentError(
                     f"validation labels must be an indicator (N, {len(self.classes_)}) like y, got shape {y.shape}"
                 )
             return rows, Labels(y.astype(bool), len(self.classes_), np.ones(len(y)))
         where = np.searchsorted(self.classes_, y).clip(max=len(self.classes_) - 1)
         if (self.classes_[where] != y).any():
             strange = y[self.classes_[where] != y].tolist()[0]
-            raise ValueError(f"validation has the class {strange!r}, which y does not have; leave such rows out")
+            raise InvalidArgumentError(
+                f"validation has the class {strange!r}, which y does not have; leave such rows out"
+            )
         return rows, Labels(where, len(self.classes_), np.ones(len(y)))
 
     # --- use ------------------------------------------------------------------------------------------------------
@@ -475,10 +487,10 @@ class LinearProbe(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         else:
             X = np.asarray(X)
             if X.ndim != 2:
-                raise ValueError(f"expected vectors of shape (N, {self.n_features_in_}), got shape {X.shape}")
+                raise InvalidArgumentError(f"expected vectors of shape (N, {self.n_features_in_}), got shape {X.shape}")
         rows = Rows(X)
         if rows.size != self.n_features_in_:
-            raise ValueError(
+            raise InvalidArgumentError(
                 f"the probe was fitted on vectors of {self.n_features_in_} numbers and these have {rows.size}; use the "
                 "same model"
             )

@@ -16,6 +16,7 @@ from sklearn.model_selection import (
     check_cv,
 )
 
+from sedembed.errors import InvalidArgumentError
 from sedembed.probe.fitting import Labels
 
 __all__ = ["inner_splits"]
@@ -50,13 +51,13 @@ def inner_splits(known: Labels, groups: Any, cv: Any, *, once: bool, random_stat
     if not isinstance(cv, (int, np.integer)):
         return list(check_cv(cv).split(np.zeros((len(known.y), 1)), known.y, groups))
     if cv < 2:
-        raise ValueError(f"cv must be at least 2 parts, got {cv}")
+        raise InvalidArgumentError(f"cv must be at least 2 parts, got {cv}")
     y, groups = known.y[usable], None if groups is None else np.asarray(groups)[usable]
     parts = int(cv)
     if groups is not None:
         parts = min(parts, len(np.unique(groups)))
         if parts < 2:
-            raise ValueError("groups must have at least 2 values, so that one can be left out; got one")
+            raise InvalidArgumentError("groups must have at least 2 values, so that one can be left out; got one")
     elif y.ndim == 1:
         parts = min(parts, int(np.bincount(y).max()))
     parts = min(parts, len(usable))

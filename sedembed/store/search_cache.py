@@ -25,7 +25,6 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from sedembed._utils.files import Lock, LockedError, write_atomic
-from sedembed.errors import WriteError
 from sedembed.store.nearest import Block, row_norms
 
 __all__ = ["BusyError", "VectorFile"]
@@ -186,10 +185,7 @@ class VectorFile:
         return opened
 
     def _replace(self, name: str, data: bytes | pa.Buffer) -> None:
-        try:
-            write_atomic(self.directory / name, bytes(data))
-        except WriteError as error:  # here a store that cannot be written to can still be read
-            raise OSError(str(error)) from error
+        write_atomic(self.directory / name, bytes(data))
 
     def _read_state(self) -> dict[str, Any] | None:
         """Contents of ``state.json``, if the files hold what it says."""

@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 from numpy.typing import ArrayLike, NDArray
 
 from sedembed._utils.files import atomic_file
-from sedembed.errors import StoreError
+from sedembed.errors import InvalidArgumentError, MissingVectorError, StoreError
 from sedembed.store.layout import (
     FRAMES,
     as_matrix,
@@ -217,7 +217,7 @@ class EmbeddingStore:
         cannot be written, each search decodes the shards, which is slower and said in the log.
         """
         if k < 1:
-            raise ValueError(f"k must be at least 1, got {k}")
+            raise InvalidArgumentError(f"k must be at least 1, got {k}")
         queries, several = self._queries(query)
         names = self.index["path"]
         found = [
@@ -281,7 +281,9 @@ class EmbeddingStore:
         """
         file = Path(path)
         if file.suffix != ".npz":
-            raise ValueError(f"expected a file name that ends in .npz, got {str(file)!r}; Parquet is there already")
+            raise InvalidArgumentError(
+                f"expected a file name that ends in .npz, got {str(file)!r}; Parquet is there already"
+            )
         with atomic_file(file) as opened:
             np.savez(opened, vectors=self.vectors, paths=np.array(self.paths, dtype=np.str_))
         return file
@@ -289,11 +291,13 @@ class EmbeddingStore:
     def _row(self, query: str | int) -> int:
         if isinstance(query, int):
             if not -len(self) <= query < len(self):
-                raise IndexError(f"row {query} is not in {self.directory}, which has {len(self)} rows")
+                raise MissingVectorError(f"row {query} is not in {self.directory}, which has {len(self)} rows")
             return query % len(self)
         row = pc.index(self.index["path"], query).as_py()
         if row < 0:
-            raise KeyError(f"{query!r} has no vector in {self.directory}; paths are relative to the embedded folder")
+            raise MissingVectorError(
+                f"{query!r} has no vector in {self.directory}; paths are relative to the embedded folder"
+            )
         return int(row)
 
     def _queries(self, query: ArrayLike | Sequence[str]) -> tuple[NDArray[np.float64], bool]:
@@ -305,14 +309,16 @@ class EmbeddingStore:
         vectors = np.asarray(query, np.float64)
         if vectors.ndim not in (1, 2) or vectors.shape[-1] != self.embedding_size or not len(vectors):
             size = self.embedding_size
-            raise ValueError(
+            raise InvalidArgumentError(
                 f"expected one vector of shape ({size},) or several of shape (queries, {size}), got shape "
                 f"{vectors.shape}; embed the query with the model of the store"
             )
         # Divided by the largest number first: squares of numbers beyond 1e154 would overflow.
         largest = np.abs(vectors).max(-1, keepdims=True)
         if not np.all((largest > 0) & (largest < np.inf)):
-            raise ValueError("expected a query of finite numbers that are not all zero; its cosine is not defined")
+            raise InvalidArgumentError(
+                "expected a query of finite numbers that are not all zero; its cosine is not defined"
+            )
         scaled = vectors / largest
         return np.atleast_2d(scaled / np.linalg.norm(scaled, axis=-1, keepdims=True)), vectors.ndim == 2
 

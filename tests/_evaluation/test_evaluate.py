@@ -837,7 +837,7 @@ class TestEmbedFiles:
         store = embed_files(plain, paths, tmp_path / "out", untrained_embedder)
         assert store.paths == ["audio/a-01.wav", "audio/b-06.wav"]
         failures = {row["path"]: row["error"] for row in store.failures.to_pylist()}
-        assert failures["audio/none.wav"] == "FileNotFoundError"
+        assert failures["audio/none.wav"] == "MissingFileError"
         assert set(failures) == {"audio/none.wav", "labels.csv"}
         expected = untrained_embedder.embed(plain / "audio/b-06.wav")
         np.testing.assert_allclose(store.vectors[1], expected, atol=1e-5 * np.linalg.norm(expected))

@@ -335,7 +335,7 @@ class TestFeatures:
                 found[i]
         assert {i: error for i, (error, _) in found.failures.items()} == {
             0: "AudioDecodeError",
-            11: "FileNotFoundError",
+            11: "MissingFileError",
         }
         np.testing.assert_allclose(found[5], store(clips)[5], atol=1 / 32)
         probabilities = predict(tiny().build(3), found, batch_size=5)
@@ -809,7 +809,7 @@ class TestTraining:
         run(tiny(), damaged, tmp_path / "run")
         with (tmp_path / "run" / "unreadable.csv").open() as stream:
             rows = list(csv.DictReader(stream))
-        assert [(row["path"], row["error"]) for row in rows] == [(str(tmp_path / "gone.wav"), "FileNotFoundError")]
+        assert [(row["path"], row["error"]) for row in rows] == [(str(tmp_path / "gone.wav"), "MissingFileError")]
 
 
 @pytest.fixture

@@ -130,7 +130,7 @@ class TestRates:
 
 class TestPaths:
     def test_missing(self, tmp_path):
-        with pytest.raises(FileNotFoundError, match=r"check the spelling.*nowhere\.wav"):
+        with pytest.raises(FileNotFoundError, match=r"nowhere\.wav, found none; check the spelling"):
             load_audio(tmp_path / "nowhere.wav", 16000)
         with pytest.raises(FileNotFoundError, match="Expected a sound file"):
             load_audio("a\0b.wav", 16000)

@@ -101,7 +101,7 @@ class TestFiles:
             "The network gives NaN or infinity for this sound; check its level.",
         )
         if "link.wav" in listed:
-            assert listed["link.wav"][0] == "FileNotFoundError"
+            assert listed["link.wav"][0] == "MissingFileError"
             assert listed["pipe.wav"][0] == "UnsupportedFormatError"
 
     def test_nothing_but_bad_files(self, tmp_path: Path, untrained_embedder: Embedder):

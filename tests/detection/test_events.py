@@ -488,7 +488,7 @@ class TestCommand:
     def test_nothing_readable_leaves_the_old_file(self, command, folder, tmp_path, capsys):
         (tmp_path / "e.csv").write_text("old")
         assert command(folder / "none.wav", "-o", tmp_path / "e.csv") == 1
-        assert "none.wav: FileNotFoundError" in capsys.readouterr().err
+        assert "none.wav: MissingFileError" in capsys.readouterr().err
         assert (tmp_path / "e.csv").read_text() == "old"
 
     def test_format_goes_by_the_suffix(self, command, folder, tmp_path):

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from sedembed._training.distillation.augment import filter_sound
+from sedembed.errors import InvalidArgumentError
 
 __all__ = ["Collection", "CropSettings", "draw_crop", "draw_mixture", "open_collection", "spec_augment_bounds"]
 
@@ -78,7 +79,7 @@ def open_collection(folders: Path | Sequence[Path], cache: Path, held_out_share:
     kept_back = {rows[index]["collection"] for index in np.flatnonzero(held_out)}
     for folder, row in added:
         if row["collection"] in kept_back:
-            raise ValueError(
+            raise InvalidArgumentError(
                 f"Expected no recordings of held-out collections in {folder}, got {row['file']}. Remove the collection "
                 f"{row['collection']} from its segments.csv."
             )
@@ -96,7 +97,7 @@ def _decode(audio: Path, files: list[str], samples_path: Path, index_path: Path)
     for name in tqdm(files, desc="decoding", unit="file", disable=None):
         samples, rate = soundfile.read(audio / name, dtype="int16")
         if rate != SAMPLE_RATE or samples.ndim != 1:
-            raise ValueError(f"{name}: expected mono at {SAMPLE_RATE} Hz, got {samples.shape} at {rate} Hz")
+            raise InvalidArgumentError(f"{name}: expected mono at {SAMPLE_RATE} Hz, got {samples.shape} at {rate} Hz")
         parts.append(samples)
     starts = np.concatenate(([0], np.cumsum([len(part) for part in parts])))
     temporary = samples_path.with_suffix(".tmp.npy")

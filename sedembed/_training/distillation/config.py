@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from sedembed._utils.schema import Range, check_fields, from_table, read_json_file
+from sedembed.errors import InvalidArgumentError
 from sedembed.models.registry import list_architectures
 
 __all__ = ["DistillConfig"]
@@ -69,4 +70,4 @@ class DistillConfig:
     def __post_init__(self) -> None:
         check_fields(self)
         if self.model not in list_architectures():
-            raise ValueError(f"model must be one of {', '.join(list_architectures())}, got {self.model!r}")
+            raise InvalidArgumentError(f"model must be one of {', '.join(list_architectures())}, got {self.model!r}")

@@ -39,7 +39,7 @@ from sedembed._training.distillation.config import DistillConfig
 from sedembed._training.distillation.muon import Muon
 from sedembed._training.distillation.teacher import TEACHER_CELL_SECONDS, TEACHER_SAMPLE_RATE, load_teacher
 from sedembed._utils.files import atomic_file
-from sedembed.errors import DivergedError
+from sedembed.errors import DivergedError, InvalidArgumentError
 from sedembed.models.base import Backbone
 from sedembed.models.layers.blocks import ConvBlock, fold_batchnorm
 from sedembed.models.layers.winograd import use_winograd
@@ -214,7 +214,7 @@ class Trainer:
     def _hold_config(self, path: Path) -> None:
         text = json.dumps(asdict(self.config), indent=2) + "\n"
         if path.exists() and path.read_text() != text:
-            raise ValueError(f"{path} holds other settings; use another --out, or the settings of that run")
+            raise InvalidArgumentError(f"{path} holds other settings; use another --out, or the settings of that run")
         path.write_text(text)
 
     # --- data -----------------------------------------------------------------------------------------------------
@@ -435,7 +435,7 @@ class Trainer:
         """Take the weights of a finished model; what only a checkpoint holds begins anew."""
         model = load_network(resolve(directory))
         if model.config != self.student.network.config:
-            raise ValueError(
+            raise InvalidArgumentError(
                 f"{directory} holds a {model.config.architecture} of another configuration than this run's "
                 f"{self.config.model}; begin from a model of the same architecture and normalisation"
             )

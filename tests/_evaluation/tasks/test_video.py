@@ -602,7 +602,7 @@ class TestTagFiles:
         assert {path: error for path, (error, _) in failures.items()} == {
             "a/1.wav": "AudioDecodeError",
             "a/2.wav": "AudioDecodeError",
-            "gone.wav": "FileNotFoundError",
+            "gone.wav": "MissingFileError",
         }
         assert all(message for _, message in failures.values())
         assert [np.isnan(row).all() for row in probabilities] == [path in failures for path in wanted]
