@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 from sedembed._training.distillation.coverage import choose_by_coverage
 from sedembed._training.distillation.fingerprint import SAME_RECORDING, FingerprintIndex, fingerprint
 from sedembed._training.distillation.teacher import TEACHER_SAMPLE_RATE, Teacher, load_teacher
+from sedembed.errors import DatasetError
 
 __all__ = ["Segment", "Source", "collect", "cut_source", "main", "read_table"]
 
@@ -83,7 +84,7 @@ def read_table(path: Path) -> list[Source]:
     with path.open(newline="", encoding="utf-8") as stream:
         rows = list(csv.DictReader(stream))
     if rows and list(rows[0]) != names:
-        raise ValueError(f"Expected the columns {names} in {path}, got {list(rows[0])}. Correct the header.")
+        raise DatasetError(f"Expected the columns {names} in {path}, got {list(rows[0])}. Correct the header.")
     return [
         Source(
             row["repository"],
@@ -207,6 +208,14 @@ def _fingerprints_of(paths: Sequence[Path]) -> list[NDArray[np.int8]]:
     return found
 
 
+def _is_known(segment: Segment, evaluation: FingerprintIndex, already: FingerprintIndex) -> bool:
+    mark = fingerprint(segment.samples / np.float32(32768.0))
+    return bool(
+        evaluation.scores(mark).max(initial=0.0) >= SAME_RECORDING
+        or already.scores(mark).max(initial=0.0) >= _ALREADY_THERE
+    )
+
+
 def _ask(teacher: Teacher, segments: Sequence[Segment]) -> tuple[NDArray[np.float16], NDArray[np.float16]]:
     """Logits and embeddings of segments, each repeated to 10 s, as the rows of ``teacher.npz`` are."""
     logits, embeddings = [], []
@@ -264,8 +273,7 @@ def collect(
     index = FingerprintIndex(_fingerprints_of(evaluation))
     (out / "audio").mkdir(parents=True)
     rows: list[_Row] = []
-    logits: list[NDArray[np.float16]] = []
-    embeddings: list[NDArray[np.float16]] = []
+    answers: list[tuple[NDArray[np.float16], NDArray[np.float16]]] = []
     seen: set[str] = set()
     for source in table:
         directory = _directory_of(source, sources)
@@ -277,35 +285,27 @@ def collect(
         kept, dropped = [], 0
         for number, segment in enumerate(cut_source(source, directory, seen, forbidden)):
             name = f"{source.collection}/{number:04d}"
-            mark = fingerprint(segment.samples / np.float32(32768.0))
-            if (
-                name in exclude
-                or index.scores(mark).max(initial=0.0) >= SAME_RECORDING
-                or already.scores(mark).max(initial=0.0) >= _ALREADY_THERE
-            ):
+            if name in exclude or _is_known(segment, index, already):
                 dropped += 1
                 continue
+            kept.append(segment)
             path = out / "audio" / f"{name}.flac"
             path.parent.mkdir(exist_ok=True)
             soundfile.write(path, segment.samples, SAMPLE_RATE)
-            rows.append(
-                _Row(f"{name}.flac", source.collection, round(len(segment.samples) / SAMPLE_RATE, 3), segment.how)
-            )
-            kept.append(segment)
+            seconds = round(len(segment.samples) / SAMPLE_RATE, 3)
+            rows.append(_Row(f"{name}.flac", source.collection, seconds, segment.how))
         if kept:
-            answers = _ask(teacher, kept)
-            logits.append(answers[0])
-            embeddings.append(answers[1])
+            answers.append(_ask(teacher, kept))
         logger.info("%s: %d segments kept, %d left out", source.collection, len(kept), dropped)
     if not rows:
-        raise ValueError(
+        raise DatasetError(
             f"Expected sound files of the table's repositories in {sources}, found none. Fetch them first."
         )
-    all_logits, all_embeddings = np.concatenate(logits), np.concatenate(embeddings)
+    all_logits, all_embeddings = (np.concatenate(part) for part in zip(*answers, strict=True))
     if hours is not None:
         amounts = None if known is None else _probabilities(np.load(known / "teacher.npz")["logits"]).sum(0)
-        seconds = np.array([row.seconds for row in rows])
-        chosen = np.sort(choose_by_coverage(_probabilities(all_logits), seconds, hours * 3600.0, amounts))
+        durations = np.array([row.seconds for row in rows])
+        chosen = np.sort(choose_by_coverage(_probabilities(all_logits), durations, hours * 3600.0, amounts))
         for number in set(range(len(rows))) - set(chosen.tolist()):
             (out / "audio" / rows[number].file).unlink()
         rows = [rows[number] for number in chosen]

@@ -13,6 +13,8 @@ import numpy as np
 import scipy.fft
 from numpy.typing import NDArray
 
+from sedembed.errors import InvalidArgumentError
+
 __all__ = ["SAME_RECORDING", "FingerprintIndex", "fingerprint"]
 
 SAMPLE_RATE = 16_000
@@ -96,7 +98,7 @@ class FingerprintIndex:
         if not len(self):
             return np.zeros(0)
         if len(other) > self._frames:
-            raise ValueError(
+            raise InvalidArgumentError(
                 f"Expected a fingerprint of at most {self._frames} frames, got {len(other)}. Make the index with a "
                 "larger `longest`."
             )
