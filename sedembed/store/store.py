@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import html
 import logging
 import os
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, overload
+from typing import TYPE_CHECKING, Any, NamedTuple, overload
 
 import numpy as np
 import pyarrow as pa
@@ -16,31 +17,77 @@ import pyarrow.parquet as pq
 from numpy.typing import ArrayLike, NDArray
 
 from sedembed._utils.files import atomic_file
-from sedembed.errors import InvalidArgumentError, MissingVectorError, StoreError
+from sedembed.errors import InvalidArgumentError, MissingPackageError, MissingVectorError, StoreError
 from sedembed.store.layout import (
     FRAMES,
     as_matrix,
+    check_files,
+    frames_schema,
     list_shards,
     naming_damage,
     read_failures,
+    read_frames,
     read_run,
     read_shard,
     shard_number,
     shard_schema,
 )
 from sedembed.store.nearest import Block, nearest, row_norms
-from sedembed.store.search_cache import BusyError, VectorFile
+from sedembed.store.search_cache import BusyError, DamagedCopyError, VectorFile
 
 if TYPE_CHECKING:
+    import pandas as pd  # type: ignore[import-untyped]
+
     from sedembed.types import Frames
 
-__all__ = ["EmbeddingStore", "open_store"]
+__all__ = ["EmbeddingStore", "Hit", "Recording", "open_store"]
 
 logger = logging.getLogger(__name__)
 
 # Vectors of smaller stores are searched in memory: 65 536 of 1024 numbers.
 IN_MEMORY = 2**28
 _SEARCH_ROWS = 8192
+_NATIVE = ("duration", "sample_rate", "channels")
+_STATE = ("directory", "run", "_manifest", "_shards")
+
+
+class Hit(NamedTuple):
+    """A recording that a search found.
+
+    Attributes
+    ----------
+    path : str
+        Relative to the embedded folder.
+    score : float
+        Cosine of the angle to the query, from -1 to 1.
+    """
+
+    path: str
+    score: float
+
+
+class Recording(NamedTuple):
+    """One row of a store.
+
+    Attributes
+    ----------
+    path : str
+        Relative to the embedded folder.
+    vector : ndarray of float32, shape (D,)
+        Its vector.
+    duration : float
+        Seconds.
+    sample_rate : int
+        Hz, of the file.
+    channels : int
+        Of the file.
+    """
+
+    path: str
+    vector: NDArray[np.float32]
+    duration: float
+    sample_rate: int
+    channels: int
 
 
 def open_store(out: str | os.PathLike[str]) -> EmbeddingStore:
@@ -93,15 +140,81 @@ class EmbeddingStore:
     """
 
     def __init__(self, directory: str | os.PathLike[str]) -> None:
-        self.directory = Path(directory)
+        self.directory = Path(directory).expanduser()
         self.run = read_run(self.directory)
-        self._shards = list_shards(self.directory)
+        self._manifest, self._shards = check_files(self.directory, self.run)
 
     def __repr__(self) -> str:
         return f"EmbeddingStore({str(self.directory)!r}, {len(self)} vectors, {len(self.failures)} failures)"
 
+    def _repr_html_(self) -> str:
+        model = self.run.get("model", {}).get("name", "")
+        head = self.index.slice(0, 5).to_pylist()
+        rows = "".join(
+            f"<tr><td>{html.escape(row['path'])}</td><td>{row['duration']:.2f}</td><td>{row['sample_rate']}</td>"
+            f"<td>{row['channels']}</td></tr>"
+            for row in head
+        )
+        return (
+            f"<p>{html.escape(str(self.directory))}: {len(self)} vectors of {self.embedding_size} numbers, "
+            f"{len(self.failures)} failures, model {html.escape(model)}</p>"
+            f"<table><tr><th>path</th><th>duration (s)</th><th>sample rate (Hz)</th><th>channels</th></tr>"
+            f"{rows}</table>"
+        )
+
+    def __getstate__(self) -> dict[str, Any]:
+        # What has been read stays behind: a process that unpickles the store reads what it needs.
+        return {name: value for name, value in self.__dict__.items() if name in _STATE}
+
     def __len__(self) -> int:
         return len(self.index)
+
+    def __iter__(self) -> Iterator[Recording]:
+        return (self._recording(row) for row in range(len(self)))
+
+    @overload
+    def __getitem__(self, row: int | str) -> Recording: ...
+
+    @overload
+    def __getitem__(self, row: slice) -> list[Recording]: ...
+
+    def __getitem__(self, row: int | str | slice) -> Recording | list[Recording]:
+        """One recording by its row or path, or several by a slice of rows, with vectors."""
+        if isinstance(row, slice):
+            return [self._recording(number) for number in range(*row.indices(len(self)))]
+        if isinstance(row, bool) or not isinstance(row, (int, np.integer, str)):
+            raise InvalidArgumentError(f"Expected the number or path of a row, or a slice of rows, got {row!r}.")
+        return self._recording(self._row(row if isinstance(row, str) else int(row)))
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
+        """All vectors, for `numpy.asarray`."""
+        return np.array(self.vectors, dtype) if copy else np.asarray(self.vectors, dtype)
+
+    def to_pandas(self, vectors: bool = False) -> pd.DataFrame:
+        """Table of the recordings for pandas, in the order of `vectors`.
+
+        Parameters
+        ----------
+        vectors : bool
+            Add a column ``embedding`` of arrays of shape (D,).
+
+        Returns
+        -------
+        pandas.DataFrame
+            Columns path, duration (s), sample_rate (Hz), channels.
+
+        Raises
+        ------
+        MissingPackageError
+            If pandas is not installed.
+        """
+        try:
+            frame = self.index.to_pandas()
+        except ImportError as error:
+            raise MissingPackageError("to_pandas needs pandas: pip install pandas.") from error
+        if vectors:
+            frame["embedding"] = list(self.vectors)
+        return frame
 
     @property
     def embedding_size(self) -> int:
@@ -117,7 +230,8 @@ class EmbeddingStore:
         size = self.embedding_size
         columns = [field.name for field in shard_schema(size) if field.name != "embedding"]
         empty = shard_schema(size).empty_table().select(columns)
-        table = pa.concat_tables([empty, *(read_shard(file, size, columns) for file in self._shards)])
+        shards = (read_shard(file, size, columns, self._manifest) for file in self._shards)
+        table = pa.concat_tables([empty, *(shard.replace_schema_metadata(None) for shard in shards)])
         order = pc.sort_indices(table["path"]).to_numpy().astype(np.int64)
         index = table.take(order)
         if pc.count_distinct(index["path"]).as_py() != len(index):
@@ -147,7 +261,7 @@ class EmbeddingStore:
     @cached_property
     def failures(self) -> pa.Table:
         """Table of the columns path, error (name of its class) and message: files that gave no vector."""
-        return read_failures(self.directory)
+        return read_failures(self.directory, self._manifest)
 
     @cached_property
     def vectors(self) -> NDArray[np.float32]:
@@ -179,33 +293,35 @@ class EmbeddingStore:
             start += len(block)
 
     @overload
-    def search(self, query: str | int, k: int = 10) -> list[tuple[str, float]]: ...
+    def search(self, query: str | int, k: int = 10) -> list[Hit]: ...
 
     @overload
     def search(self, query: ArrayLike | Sequence[str], k: int = 10) -> Any: ...
 
     def search(self, query: ArrayLike | Sequence[str], k: int = 10) -> Any:
-        """Rows most similar to a query, by the cosine of the angle between vectors; exact.
+        """Find the recordings most similar to a query, by the cosine of the angle between vectors; exact.
 
         Parameters
         ----------
         query : array of shape (D,) or (Q, D), str, int or list of str
             A vector, such as `model.embed(...)` gives with the model of the store, or the path or number of a row;
-            or several vectors or paths, which is faster than one after the other.
+            or several vectors or paths, which is faster than one after the other. A recording of the store that is
+            asked for by path or number is left out of its own hits.
         k : int
             How many to return; fewer if the store is smaller.
 
         Returns
         -------
-        list of (str, float), or for several queries a list of such lists
-            Path and cosine, best first; equal ones by path.
+        list of Hit, or for several queries a list of such lists
+            Path and score (cosine), best first; equal ones by path.
 
         Raises
         ------
-        ValueError
-            For a query of the wrong shape, not finite or all zeros, or `k` below 1.
-        KeyError, IndexError
-            For a path or row that is not in the store.
+        InvalidArgumentError
+            For a query of the wrong type or shape, not finite or all zeros, or for `k` that is no whole number of at
+            least 1. It is a ValueError.
+        MissingVectorError
+            For a path or row that is not in the store. It is a KeyError and an IndexError.
 
         Notes
         -----
@@ -213,17 +329,20 @@ class EmbeddingStore:
 
         The vectors of a store of up to 256 MiB are read into memory and kept. The first search of a larger one copies
         them to plain files in its directory ``search``, of the size of the vectors, that this and later searches map
-        into memory; when the store has grown, the new vectors are added. It can be deleted at any time. Where it
-        cannot be written, each search decodes the shards, which is slower and said in the log.
+        into memory; when the store has grown, the new vectors are added. It can be deleted at any time; damage is
+        noticed and the copy made anew. Where it cannot be written, each search decodes the shards, which is slower and
+        said in the log.
         """
-        if k < 1:
-            raise InvalidArgumentError(f"k must be at least 1, got {k}")
-        queries, several = self._queries(query)
+        if isinstance(k, bool) or not isinstance(k, (int, np.integer)) or k < 1:
+            raise InvalidArgumentError(f"k must be a whole number of at least 1, got {k!r}.")
+        queries, own, several = self._queries(query)
+        count = int(k) + (1 if own is not None else 0)
         names = self.index["path"]
-        found = [
-            [(names[row].as_py(), float(cosine)) for row, cosine in zip(*hits, strict=True)]
-            for hits in nearest(self._search_blocks, queries, k)
-        ]
+        found = []
+        for number, (rows, cosines) in enumerate(self._nearest(queries, count)):
+            hits = zip(rows, cosines, strict=True)
+            chosen = [(row, cosine) for row, cosine in hits if own is None or row != own[number]][: int(k)]
+            found.append([Hit(names[row].as_py(), float(cosine)) for row, cosine in chosen])
         return found if several else found[0]
 
     def frames(self, path: str) -> Frames:
@@ -242,21 +361,24 @@ class EmbeddingStore:
         Raises
         ------
         StoreError
-            If the store holds no frames.
+            If the store holds no frames, or they are damaged or missing.
         KeyError
             If the store holds no such path.
         """
-        import pyarrow.dataset as ds
-
         from sedembed.types import Frames
 
         if not self.run["settings"]["frames"]:
             raise StoreError(f"{self.directory} holds clip vectors only; make another with embed_folder(frames=True)")
-        self._row(path)
-        committed = {shard_number(file) for file in self._shards}
-        files = [str(file) for file in list_shards(self.directory, FRAMES) if shard_number(file) in committed]
-        with naming_damage(self.directory / FRAMES):
-            table = ds.dataset(files, format="parquet").to_table(filter=ds.field("path") == path)
+        shard, _ = self._find(int(self._order[1][self._row(path)]))
+        number = shard_number(shard)
+        files = [file for file in list_shards(self.directory, FRAMES) if shard_number(file) == number]
+        tables = [read_frames(file, self.embedding_size, path, self._manifest) for file in files]
+        table = pa.concat_tables([frames_schema(self.embedding_size).empty_table(), *tables])
+        if not len(table):
+            raise StoreError(
+                f"{self.directory / FRAMES} is damaged (no file holds the frames of {path!r}); restore it from a copy, "
+                f"or delete {shard} and run embed_folder again"
+            )
         return Frames(as_matrix(table["embedding"], self.embedding_size), table["time"].to_numpy())
 
     def export(self, path: str | os.PathLike[str]) -> Path:
@@ -300,13 +422,31 @@ class EmbeddingStore:
             )
         return int(row)
 
-    def _queries(self, query: ArrayLike | Sequence[str]) -> tuple[NDArray[np.float64], bool]:
-        """Make unit vectors of shape (Q, D), and say whether they were several."""
+    def _recording(self, row: int) -> Recording:
+        values = self.index.slice(row, 1).to_pylist()[0]
+        return Recording(values["path"], self._read_row(row), *(values[name] for name in _NATIVE))
+
+    def _queries(self, query: ArrayLike | Sequence[str]) -> tuple[NDArray[np.float64], NDArray[np.int64] | None, bool]:
+        """Make unit vectors of shape (Q, D); with the rows that were asked for, and whether they were several."""
+        if isinstance(query, (bool, np.bool_)) or query is None:
+            raise InvalidArgumentError(f"Expected a vector, or the path or number of a row, got {query!r}.")
         if isinstance(query, (str, int, np.integer)):
-            return self._queries(self._read_row(self._row(query if isinstance(query, str) else int(query))))
+            row = self._row(query if isinstance(query, str) else int(query))
+            return self._unit(self._read_row(row)), np.array([row]), False
         if isinstance(query, (list, tuple)) and query and all(isinstance(item, str) for item in query):
-            return self._queries(np.stack([self._read_row(self._row(str(item))) for item in query]))
-        vectors = np.asarray(query, np.float64)
+            rows = np.array([self._row(str(item)) for item in query])
+            return self._unit(np.stack([self._read_row(int(row)) for row in rows])), rows, True
+        try:
+            vectors = np.asarray(query, np.float64)
+        except (TypeError, ValueError) as error:
+            raise InvalidArgumentError(
+                f"Expected a vector of real numbers, or paths or the number of a row, got {type(query).__name__}."
+            ) from error
+        return self._unit(vectors), None, vectors.ndim == 2
+
+    def _unit(self, vectors: NDArray[Any]) -> NDArray[np.float64]:
+        """Check queries, and divide each by its length."""
+        vectors = vectors.astype(np.float64)
         if vectors.ndim not in (1, 2) or vectors.shape[-1] != self.embedding_size or not len(vectors):
             size = self.embedding_size
             raise InvalidArgumentError(
@@ -320,26 +460,35 @@ class EmbeddingStore:
                 "expected a query of finite numbers that are not all zero; its cosine is not defined"
             )
         scaled = vectors / largest
-        return np.atleast_2d(scaled / np.linalg.norm(scaled, axis=-1, keepdims=True)), vectors.ndim == 2
+        return np.atleast_2d(scaled / np.linalg.norm(scaled, axis=-1, keepdims=True))
 
     def _read_vectors(self, file: Path) -> NDArray[np.float32]:
-        return as_matrix(read_shard(file, self.embedding_size, ["embedding"])["embedding"], self.embedding_size)
+        table = read_shard(file, self.embedding_size, ["embedding"], self._manifest)
+        return as_matrix(table["embedding"], self.embedding_size)
 
     def _read_row(self, row: int) -> NDArray[np.float32]:
         """Vector of one row, without reading the others."""
         vector: NDArray[np.float32]
-        if "vectors" in self.__dict__:
+        if "vectors" in self.__dict__ or self._is_small:
             vector = self.vectors[row]
             return vector
         position = int(self._order[1][row])
         if self._vector_file.rows_of(self._shards) is not None:
-            return self._vector_file.row(position)
+            try:
+                return self._vector_file.row(position)
+            except DamagedCopyError:
+                self._drop_copy()
+        file, place = self._find(position)
+        vector = self._read_vectors(file)[place]
+        return vector
+
+    def _find(self, position: int) -> tuple[Path, int]:
+        """Shard of a vector by its place in stored order, and its place there."""
         for file in self._shards:
             with naming_damage(file):
                 count = int(pq.read_metadata(file).num_rows)
             if position < count:
-                vector = self._read_vectors(file)[position]
-                return vector
+                return file, position
             position -= count
         raise StoreError(f"{self.directory} has changed; open it again")
 
@@ -351,9 +500,26 @@ class EmbeddingStore:
     def _norms(self) -> NDArray[np.float64]:
         return row_norms(self.vectors)
 
+    @property
+    def _is_small(self) -> bool:
+        """Whether the vectors are kept in memory once read."""
+        return 4 * self.embedding_size * len(self) <= IN_MEMORY
+
+    def _nearest(self, queries: NDArray[np.float64], k: int) -> list[tuple[NDArray[np.int64], NDArray[np.float64]]]:
+        """Search; twice, if the search copy turns out to be damaged."""
+        try:
+            return nearest(self._search_blocks, queries, k)
+        except DamagedCopyError:
+            self._drop_copy()
+            return nearest(self._search_blocks, queries, k)
+
+    def _drop_copy(self) -> None:
+        logger.warning("%s: the search copy is damaged and is made anew", self.directory)
+        self._vector_file.drop()
+
     def _search_blocks(self) -> Iterator[Block]:
         """All vectors, from the fastest place that there is."""
-        if "vectors" in self.__dict__ or 4 * self.embedding_size * len(self) <= IN_MEMORY:
+        if "vectors" in self.__dict__ or self._is_small:
             for start in range(0, len(self), _SEARCH_ROWS):
                 part = slice(start, start + _SEARCH_ROWS)
                 yield Block(np.arange(len(self))[part], self.vectors[part], self._norms[part])

@@ -2,7 +2,7 @@
 
 A file counts as done once its row is in a shard under `embeddings/`; everything else follows from that. Frame vectors
 are put in place just before the shard of their clip, failures are rewritten just before it without the paths it adds,
-and whatever a killed run left half written is swept away by the next one.
+and the manifest names all of them just after it. Whatever a killed run left half written is deleted by the next one.
 """
 
 from __future__ import annotations
@@ -13,31 +13,36 @@ import logging
 import os
 import time
 import uuid
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from types import MappingProxyType
+from typing import IO, TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from sedembed._utils.files import Lock, LockedError, cannot_write, sync_directory, write_atomic
+from sedembed._utils.files import Lock, LockedError, cannot_write, sha256_of, sync_directory, write_atomic
 from sedembed.errors import StoreError
 from sedembed.store.layout import (
     FAILURES_FILE,
     FAILURES_SCHEMA,
     FRAMES,
+    RECORDINGS_KEY,
     RUN_FILE,
     SHARDS,
     frames_schema,
     list_shards,
+    name_of,
+    naming_damage,
+    open_shard,
     read_failures,
     read_run,
-    read_shard,
     shard_number,
     shard_schema,
 )
+from sedembed.store.manifest import MANIFEST_FILE, Content, Manifest, content_of
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -55,6 +60,15 @@ _LOCK_FILE = ".lock"
 _OPTIONS: dict[str, Any] = {"compression": "zstd", "use_dictionary": ["path"], "write_page_checksum": True}
 
 
+class _Row(NamedTuple):
+    path: str
+    duration: float
+    sample_rate: int
+    channels: int
+    embedding: NDArray[np.float32]
+    recording: tuple[int, int] | None
+
+
 class FrameRows:
     """Frame vectors on their way to disk: few stay in memory, many go to a file of their own.
 
@@ -69,6 +83,7 @@ class FrameRows:
     def __init__(self, directory: Path, embedding_size: int) -> None:
         self.partial = directory / f".{uuid.uuid4().hex}.partial"
         self.held: list[tuple[str, NDArray[np.float64], NDArray[np.float32]]] = []
+        self.count = 0  # rows taken so far
         self._schema = frames_schema(embedding_size)
         self._file: IO[bytes] | None = None
         self._writer: Any = None
@@ -81,6 +96,7 @@ class FrameRows:
     def add(self, path: str, times: NDArray[np.float64], embeddings: NDArray[np.float32]) -> None:
         """Take the frames of one window."""
         self.held.append((path, times, embeddings))
+        self.count += len(times)
         if sum(len(times) for _, times, _ in self.held) >= _FRAME_ROWS:
             self._write()
 
@@ -152,9 +168,11 @@ class StoreWriter:
         self._size = int(run["settings"]["embedding_size"])
         self._with_frames = bool(run["settings"]["frames"])
         self._open_frames: set[FrameRows] = set()
-        self._rows: list[tuple[str, float, int, int, NDArray[np.float32]]] = []
+        self._rows: list[_Row] = []
         self._staged: list[FrameRows] = []
         self._changed = False
+        self._manifest = Manifest()
+        self._recordings: dict[str, tuple[int, int]] = {}
         self.done: set[str] = set()
         self.failures: dict[str, tuple[str, str]] = {}
         _refuse_foreign(directory)
@@ -210,8 +228,25 @@ class StoreWriter:
         channels: int,
         embedding: NDArray[np.float32],
         frames: FrameRows | None = None,
+        recording: tuple[int, int] | None = None,
     ) -> None:
-        """Take the vectors of one file; they are kept from the next `commit` on."""
+        """Take the vectors of one file; they are kept from the next `commit` on.
+
+        Parameters
+        ----------
+        path : str
+            Relative to the folder, with forward slashes.
+        duration : float
+            Seconds.
+        sample_rate, channels : int
+            Of the file.
+        embedding : ndarray of float32, shape (D,)
+            The clip vector.
+        frames : FrameRows, optional
+            What `open_frames` gave, filled.
+        recording : (int, int), optional
+            Size of the file in bytes and its time of change in ns, taken before it was read (see `unchanged`).
+        """
         if frames is not None and frames.on_disk:
             frames.finish()
             self._staged.append(frames)
@@ -219,7 +254,7 @@ class StoreWriter:
             for piece in frames.held:
                 self._shared.add(*piece)
             self.drop_frames(frames)
-        self._rows.append((path, duration, sample_rate, channels, embedding))
+        self._rows.append(_Row(path, duration, sample_rate, channels, embedding, recording))
         self._changed |= self.failures.pop(path, None) is not None
 
     def fail(self, path: str, error: str, message: str) -> None:
@@ -234,6 +269,43 @@ class StoreWriter:
         self._changed |= len(kept) != len(self.failures)
         self.failures = {path: self.failures[path] for path in kept}
 
+    def unchanged(self, path: str, size: int, modified_ns: int) -> bool:
+        """Whether a recording is still the one that its vector was made of.
+
+        Parameters
+        ----------
+        path : str
+            One of `done`.
+        size, modified_ns : int
+            `st_size` and `st_mtime_ns` of the file now.
+
+        Returns
+        -------
+        bool
+            True as well if the store does not know what the file was like, as those made before version 0.2 do not.
+        """
+        return self._recordings.get(path, (size, modified_ns)) == (size, modified_ns)
+
+    def forget(self, paths: Iterable[str]) -> None:
+        """Remove the vectors of recordings that have changed, so that they can be added anew.
+
+        Raises
+        ------
+        StoreError
+            If the disk takes no more. What was done stays: each shard is replaced in one step.
+        """
+        gone = set(paths) & self.done
+        for file in list_shards(self.directory) if gone else []:
+            names = [field.name for field in shard_schema(self._size)]
+            table, _, recordings = open_shard(file, self._size, names, self._manifest)
+            keep = [number for number, path in enumerate(table["path"].to_pylist()) if path not in gone]
+            if len(keep) < len(table):
+                left = None if recordings is None else [recordings[number] for number in keep]
+                self._write({name_of(file): self._with_recordings(table.take(keep), left)})
+        self.done -= gone
+        for path in gone:
+            self._recordings.pop(path, None)
+
     def commit(self) -> None:
         """Put on disk what has come together.
 
@@ -242,52 +314,85 @@ class StoreWriter:
         StoreError
             If the disk takes no more. Earlier shards are whole.
         """
-        if self._rows and self._with_frames:
-            self._place_frames()
-        # Before the shard: a path that has a vector by now is never listed as failed at the same time.
+        frames = self._place_frames() if self._rows and self._with_frames else {}
+        # Failures before the shard: a path that has a vector by now is never listed as failed at the same time.
+        tables: dict[str, pa.Table] = {}
         if self._changed:
             entries = [(path, *failure) for path, failure in sorted(self.failures.items())]
             arrays = [pa.array(column, pa.string()) for column in zip(*entries, strict=True)] or [[], [], []]
-            self._write(self.directory / FAILURES_FILE, pa.table(arrays, schema=FAILURES_SCHEMA))
+            tables[FAILURES_FILE] = pa.table(arrays, schema=FAILURES_SCHEMA)
+        if self._rows:
+            schema = shard_schema(self._size)
+            columns = list(zip(*(row[:4] for row in self._rows), strict=True))
+            arrays = [pa.array(column, field.type) for column, field in zip(columns, schema, strict=False)]
+            table = pa.table([*arrays, _lists([row.embedding[None] for row in self._rows])], schema=schema)
+            recordings = [row.recording for row in self._rows if row.recording is not None]
+            known = recordings if len(recordings) == len(self._rows) else None
+            tables[f"{SHARDS}/vectors-{self._next:05d}.parquet"] = self._with_recordings(table, known)
+        if tables:
+            self._write(tables, frames)
             self._changed = False
         if self._rows:
-            paths, durations, rates, channels, embeddings = zip(*self._rows, strict=True)
-            columns = [paths, durations, rates, channels, _lists([row[None] for row in embeddings])]
-            schema = shard_schema(self._size)
-            arrays = [pa.array(column, field.type) for column, field in zip(columns[:-1], schema, strict=False)]
-            table = pa.table([*arrays, columns[-1]], schema=schema)
-            self._write(self.directory / SHARDS / f"vectors-{self._next:05d}.parquet", table)
             logger.debug("shard %d: %d files", self._next, len(self._rows))
             self._next += 1
             self._rows.clear()
         self._committed = time.monotonic()
 
-    def _place_frames(self) -> None:
+    def _place_frames(self) -> dict[str, Content]:
         if self._shared.held or self._shared.on_disk:
             self._shared.finish()
             self._staged.append(self._shared)
             self._shared = self.open_frames()
+        placed: dict[str, Content] = {}
         try:
             for number, rows in enumerate(self._staged):
-                rows.partial.replace(self.directory / FRAMES / f"frames-{self._next:05d}-{number:05d}.parquet")
+                file = self.directory / FRAMES / f"frames-{self._next:05d}-{number:05d}.parquet"
+                content = Content(rows.partial.stat().st_size, rows.count, sha256_of(rows.partial))
+                rows.partial.replace(file)
+                placed[name_of(file)] = content
                 self._open_frames.discard(rows)
             sync_directory(self.directory / FRAMES)
         except OSError as error:
             raise cannot_write(self.directory / FRAMES, error) from error
         self._staged.clear()
+        return placed
 
     @staticmethod
-    def _write(file: Path, table: pa.Table) -> None:
+    def _with_recordings(table: pa.Table, recordings: list[tuple[int, int]] | None) -> pa.Table:
+        """Keep size and time of change of recordings beside the columns: these stay the same in every store."""
+        return table.replace_schema_metadata(
+            None if recordings is None else {RECORDINGS_KEY: json.dumps(recordings, separators=(",", ":"))}
+        )
+
+    def _write(self, tables: dict[str, pa.Table], placed: Mapping[str, Content] = MappingProxyType({})) -> None:
+        """Write tables in the order given, and name them and the files placed before in the manifest."""
         # Through memory, so that an error of the disk arrives as it is; shards are small.
-        sink = pa.BufferOutputStream()
-        pq.write_table(table, sink, **_OPTIONS)
-        write_atomic(file, sink.getvalue().to_pybytes())
+        data = {}
+        for name, table in tables.items():
+            sink = pa.BufferOutputStream()
+            pq.write_table(table, sink, **_OPTIONS)
+            data[name] = sink.getvalue().to_pybytes()
+        new = {name: (content_of(data[name], len(table)),) for name, table in tables.items()}
+        files = self._manifest.files
+        replaced = {name: files[name] + content for name, content in new.items() if name in files}
+        if replaced:
+            Manifest({**files, **replaced}).write(self.directory)
+        for name in tables:
+            write_atomic(self.directory / name, data[name])
+        files.update({**new, **{name: (content,) for name, content in placed.items()}})
+        self._manifest.write(self.directory)
 
     def _resume(self, run: dict[str, Any]) -> None:
         if (self.directory / RUN_FILE).exists():
-            _refuse_others(self.directory, read_run(self.directory), run)
+            known = read_run(self.directory)
+            _refuse_others(self.directory, known, run)
+            manifest = Manifest.read(self.directory)
+            if manifest is None and known.get("manifest", False):
+                logger.warning("%s: %s is missing; a new one is written", self.directory, MANIFEST_FILE)
         else:
-            write_atomic(self.directory / RUN_FILE, json.dumps(run, indent=2) + "\n")
+            manifest = Manifest()
+            manifest.write(self.directory)
+            write_atomic(self.directory / RUN_FILE, json.dumps({**run, "manifest": True}, indent=2) + "\n")
         try:
             (self.directory / SHARDS).mkdir(exist_ok=True)
             if self._with_frames:
@@ -297,13 +402,48 @@ class StoreWriter:
             self._sweep()
         except OSError as error:
             raise cannot_write(self.directory, error) from error
+        self._read_files(manifest or Manifest())
+        if manifest is None or manifest.files != self._manifest.files:
+            self._manifest.write(self.directory)
+
+    def _read_files(self, manifest: Manifest) -> None:
+        """Check all files, and learn from them what is done; what is missing and can be made anew is left out."""
+        files: dict[str, tuple[Content, ...]] = {}
         shards = list_shards(self.directory)
         for file in shards:
-            self.done.update(read_shard(file, self._size, ["path"])["path"].to_pylist())
+            table, content, recordings = open_shard(file, self._size, ["path"], manifest)
+            paths = table["path"].to_pylist()
+            self.done.update(paths)
+            self._recordings.update(zip(paths, recordings or [], strict=False))
+            files[name_of(file)] = (content,)
         self._next = 1 + shard_number(shards[-1]) if shards else 0
-        table = read_failures(self.directory)
-        failures = zip(*(table[name].to_pylist() for name in FAILURES_SCHEMA.names), strict=True)
-        self.failures.update({path: (error, message) for path, error, message in failures})
+        lost = [name for name in manifest.names(SHARDS) if name not in files]
+        if lost:
+            logger.warning("%s: %s is missing; what was in it is embedded again", self.directory, ", ".join(lost))
+        committed = {shard_number(file) for file in shards}
+        for name in manifest.names(FRAMES):
+            file = self.directory / name
+            if shard_number(file) in committed and not file.exists():
+                raise StoreError(
+                    f"Expected the file {file}, which {MANIFEST_FILE} names, and found none; restore it from a copy, "
+                    f"or delete the shard {SHARDS}/vectors-{shard_number(file):05d}.parquet and run embed_folder again"
+                )
+        for file in list_shards(self.directory, FRAMES):
+            with naming_damage(file):
+                content = Content(file.stat().st_size, int(pq.read_metadata(file).num_rows), "")
+                if not manifest.fits_size(name_of(file), content.size):
+                    raise ValueError("its size is not that of the manifest")
+            files[name_of(file)] = manifest.files.get(name_of(file), (content,))
+        file = self.directory / FAILURES_FILE
+        if file.exists():
+            table = read_failures(self.directory, manifest)
+            columns = (table[name].to_pylist() for name in FAILURES_SCHEMA.names)
+            self.failures.update({path: (error, text) for path, error, text in zip(*columns, strict=True)})
+            files[FAILURES_FILE] = (content_of(file.read_bytes(), len(table)),)
+        elif FAILURES_FILE in manifest.files:
+            logger.warning("%s: %s is missing; a new one is written", self.directory, FAILURES_FILE)
+            self._changed = True
+        self._manifest = Manifest(files)
 
     def _sweep(self) -> None:
         """Remove what was left half written, and frames whose clips were not committed."""
@@ -329,8 +469,8 @@ def _refuse_foreign(directory: Path) -> None:
         return
     except OSError as error:
         raise cannot_write(directory, error) from error
-    # A run killed before its run.json leaves a lock and a temporary file.
-    others = sorted(name for name in names if name != _LOCK_FILE and not name.endswith(".partial"))
+    # A run killed before its run.json leaves a lock, an empty manifest and a temporary file.
+    others = sorted(name for name in names if name not in (_LOCK_FILE, MANIFEST_FILE) and not name.endswith(".partial"))
     if others and RUN_FILE not in names:
         raise StoreError(
             f"expected an empty directory or a store at {directory}, found {others[0]!r} and no {RUN_FILE}; "

@@ -122,10 +122,13 @@ class TestSearch:
         assert len(store.search(query, k=100)) == 6
 
     @pytest.mark.parametrize("query", ["004.wav", 3, np.int64(3), -3])
-    def test_a_row_finds_itself(self, store: EmbeddingStore, query: Any):
-        (path, score), *_ = store.search(query, k=1)
-        assert path == "004.wav"
-        assert score == pytest.approx(1.0)
+    def test_a_stored_recording_is_left_out_of_its_own_hits(self, store: EmbeddingStore, query: Any):
+        by_vector = store.search(store.vectors[3], k=6)
+        assert by_vector[0].path == "004.wav"
+        assert by_vector[0].score == pytest.approx(1.0)
+        assert store.search(query, k=5) == store.search(query, k=100) == by_vector[1:]
+        assert store.search(query, k=2) == by_vector[1:3]
+        assert store.search(["004.wav", "000.wav"], k=2)[0] == by_vector[1:3]
 
     def test_zero_vectors_score_zero_and_ties_go_by_path(self, tmp_path: Path):
         with StoreWriter(tmp_path, describe()) as writer:
@@ -145,7 +148,14 @@ class TestSearch:
             (["000.wav", "nowhere.wav"], 1, KeyError, "'nowhere.wav' has no vector"),
             (np.zeros(4), 1, ValueError, "not all zero"),
             (np.full(4, np.nan), 1, ValueError, "finite"),
-            (np.ones(4), 0, ValueError, "k must be at least 1"),
+            (np.ones(4), 0, ValueError, "k must be a whole number of at least 1, got 0"),
+            (np.ones(4), "3", ValueError, "k must be a whole number of at least 1, got '3'"),
+            (np.ones(4), True, ValueError, "got True"),
+            (np.ones(4), 2.0, ValueError, r"got 2\.0"),
+            (True, 1, ValueError, "number of a row, got True"),
+            (None, 1, ValueError, "number of a row, got None"),
+            (object(), 1, ValueError, "real numbers.*got object"),
+            (["000.wav", 1], 1, ValueError, "real numbers.*got list"),
             ("nowhere.wav", 1, KeyError, "relative to the embedded folder"),
             (6, 1, IndexError, "6 rows"),
         ],
@@ -243,8 +253,10 @@ class TestSearchEverywhere:
         paths = sorted(f"{number * 7919 % 10007:05d}.wav" for number in same)
         assert [path for path, _ in found] == paths[:25]
         assert len({cosine for _, cosine in found}) == 1
-        assert store.search(paths[30], 25) == store.search(paths[3], 25)
-        assert store.search([paths[30]], 25) == [store.search(paths[3], 25)]
+        one, other = paths[30], paths[3]
+        assert [hit.path for hit in store.search(one, 25)] == paths[:25]
+        assert [hit.path for hit in store.search(other, 25)] == [path for path in paths if path != other][:25]
+        assert store.search([one, other], 25) == [store.search(one, 25), store.search(other, 25)]
 
     def test_lengths_at_the_edge_of_float32(self, tmp_path: Path, way: str):
         rng = np.random.default_rng(1)
@@ -283,7 +295,8 @@ class TestVectorFile:
         assert len(store) == len(rows)
         query = rows[-1] + 0.5
         assert_same(store.search(query, 12), reference(open_store(out), query.astype(np.float64), 12))
-        assert store.search(store.paths[7], 1)[0][0] == store.paths[7]
+        np.testing.assert_array_equal(store[7].vector, open_store(out).vectors[7])
+        assert store.search(store[7].vector, 1)[0].path == store[7].path
         return store
 
     def test_grows_with_the_store(self, tmp_path: Path, rows: np.ndarray, caplog: pytest.LogCaptureFixture):
@@ -321,7 +334,7 @@ class TestVectorFile:
             writer.commit()
         self.check(tmp_path, rows)
 
-    @pytest.mark.parametrize("name", ["state.json", "vectors.f32", "norms.f64", "index-160.arrow"])
+    @pytest.mark.parametrize("name", ["state.json", "vectors.f32", "norms.f64", "sums.u64", "index-160.arrow"])
     @pytest.mark.parametrize("keep", [None, 0, 11])
     def test_damage_is_mended(self, tmp_path: Path, rows: np.ndarray, name: str, keep: int | None):
         fill_rows(tmp_path, rows).search(rows[0])
@@ -568,7 +581,7 @@ class TestCutOff:
     """A run killed before or after each of its renames leaves a store that the next run completes."""
 
     @pytest.mark.parametrize("after", [False, True])
-    @pytest.mark.parametrize("stop", range(1, 8))
+    @pytest.mark.parametrize("stop", range(1, 11))
     def test_every_rename(self, tmp_path: Path, stop: int, after: bool, start_process: Callable[..., BaseProcess]):
         variables = {"out": str(tmp_path), "run": describe(frames=True)}
         process = start_process(FRAMES_PROGRAM, stop=stop, after=after, **variables)
