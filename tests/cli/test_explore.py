@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 import subprocess
@@ -48,6 +49,7 @@ def change_run(out: Path, **changes: Any) -> None:
     run = json.loads((out / "run.json").read_text())
     for key, value in changes.items():
         (run["model"] if key in run["model"] else run["settings"])[key] = value
+    run["fingerprint"] = hashlib.sha256(json.dumps(run["settings"], sort_keys=True).encode()).hexdigest()
     (out / "run.json").write_text(json.dumps(run))
 
 
