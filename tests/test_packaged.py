@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import re
 import runpy
 import sys
 from importlib.resources import files
@@ -82,19 +81,6 @@ def test_records_are_those_of_the_networks(model):
 def test_packaged_weights_stay_small():
     sizes = [record.bytes for record in map(sedembed.describe_model, sedembed.list_models())]
     assert sum(sizes) < 60_000_000
-
-
-def blocks(file: Path) -> str:
-    return "\n".join(re.findall(r"```python\n(.*?)```", file.read_text(encoding="utf-8"), re.S))
-
-
-@pytest.mark.parametrize("file", ["README.md", "docs/guide.md"])
-def test_documents_run(file, tmp_path, monkeypatch):
-    (tmp_path / "recordings").symlink_to(SOUNDS)
-    monkeypatch.chdir(tmp_path)
-    code = blocks(ROOT / file)
-    assert code
-    exec(compile(code, file, "exec"), {})
 
 
 def test_quickstart(tmp_path, monkeypatch, capsys):

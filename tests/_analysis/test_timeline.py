@@ -3,30 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
 import torch
 
-import sedembed
 from sedembed import Event
 from sedembed._analysis import timeline as _timeline
 from sedembed._analysis.timeline import Columns, Timeline, choose_rows, clock, draw_timeline, read_timeline
 from sedembed.audio.reader import load_audio
-from sedembed.cli.main import main
 from sedembed.detection.events import EventRules
 from sedembed.models.frontend import log_mel, mel_filterbank
 from sedembed.models.labels import load_labels
-
-SOUNDS = Path(__file__).parents[2] / "examples" / "sounds"
-
-
-@pytest.fixture(scope="module")
-def talnet():
-    return sedembed.load_model("talnet", device="cpu")
+from tests._analysis.timeline_helpers import SOUNDS, talnet  # noqa: F401
 
 
 def rules(model, **options) -> EventRules:
@@ -254,37 +244,3 @@ class TestDrawing:
         _timeline.save_picture(draw_timeline(timeline(sounds=4)), out)
         assert out.read_bytes().startswith(magic)
         assert list(out.parent.iterdir()) == [out]
-
-
-class TestCommand:
-    def test_a_picture(self, talnet, monkeypatch, tmp_path):
-        pytest.importorskip("matplotlib")
-        monkeypatch.setattr("sedembed.cli.events.load", lambda options: talnet)
-        out = tmp_path / "rain.png"
-        assert main(["plot", str(SOUNDS / "rain.ogg"), "-o", str(out), "-k", "4", "--labels", "Rain;Speech"]) == 0
-        assert out.read_bytes().startswith(b"\x89PNG")
-
-    @pytest.mark.parametrize(
-        ("arguments", "cure"),
-        [
-            (["rain.ogg", "-o", "a.jpeg"], ".png, .svg, .pdf"),
-            (["rain.ogg", "-o", "a.png", "-k", "0"], "at least 1"),
-            (["none.ogg", "-o", "a.png"], "none.ogg"),
-            (["README.md", "-o", "a.png"], "README.md"),
-            (["rain.ogg", "-o", "a.png", "--labels", "rain"], "did you mean 'Rain'"),
-        ],
-    )
-    def test_refusals(self, arguments, cure, talnet, monkeypatch, tmp_path, capsys):
-        pytest.importorskip("matplotlib")
-        monkeypatch.setattr("sedembed.cli.events.load", lambda options: talnet)
-        monkeypatch.chdir(tmp_path)
-        assert main(["plot", str(SOUNDS / arguments[0]), *arguments[1:]]) == 2
-        error = capsys.readouterr().err
-        assert error.count("\n") == 1
-        assert cure in error
-        assert list(tmp_path.iterdir()) == []
-
-    def test_without_matplotlib(self, monkeypatch, capsys):
-        monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
-        assert main(["plot", str(SOUNDS / "rain.ogg"), "-o", "a.png"]) == 2
-        assert 'pip install "sedembed[plots]"' in capsys.readouterr().err

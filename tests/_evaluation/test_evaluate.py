@@ -9,7 +9,6 @@ import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -20,126 +19,47 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import Normalizer, StandardScaler
 
 from sedembed._evaluation import evaluate as engine
-from sedembed._evaluation import report
-from sedembed._evaluation.fits import name_some
-from sedembed._evaluation.tasks.base import Clip, Contents, Round, Task, read_table
-from sedembed.audio.reader import AudioReader
-from sedembed.batch.embed_folder import embed_files
+from sedembed._evaluation.tasks.base import Clip, Round, Task
 from sedembed.cli.main import main
 from sedembed.embedder import Embedder, load_model
 from sedembed.errors import StoreError
 from sedembed.models.labels import load_labels
-from sedembed.probe import probe as probe_module
 from sedembed.store.store import open_store
+from tests._evaluation.evaluate_helpers import (  # noqa: F401
+    CLASSES,
+    TASKS,
+    Folds,
+    Split,
+    Tags,
+    copied,
+    finished,
+    fitted,
+    opened,
+    plain,
+    run,
+    run_embedded,
+    sound,
+    write_data,
+    written,
+)
 
 SHARED = Path(__file__).parents[3] / "shared" / "data"
-CLASSES = ("buzz", "hiss", "whistle")
+
+
 EVENTS = load_labels()[10:13]
+
+
 # What docs and scripts rely on, in this order; further fields may follow.
 FIELDS = [
     "task", "model", "model_version", "metric", "score", "std", "folds", "other_metrics", "per_class", "split_sizes",
     "missing", "partial", "paper", "versions", "seconds",
 ]  # fmt: skip
+
+
 FURTHER = [
     "model_sha256", "precision", "normalize", "repeats", "paper_other_metrics", "missing_paths", "failures",
     "excluded", "extra", "notes",
 ]  # fmt: skip
-
-
-class _Tiny(Task):
-    """A data set like the real ones: labels.csv (path,labels,part,group) and audio/."""
-
-    metric = "accuracy"
-    classes = 3
-    clips = 18
-    paper: ClassVar[dict[str, float]] = {"talnet": 0.5}
-    source = "https://example.org/tiny"
-    licence = "CC0"
-    layout = "labels.csv\naudio/*.wav"
-
-    def read(self, data: Path) -> Contents:
-        rows = read_table(self, data, "labels.csv", ["path", "labels", "part", "group"])
-        clips = [
-            Clip(row["path"], tuple(row["labels"].split(";")) if row["labels"] else (), row["part"], row["group"])
-            for row in rows
-        ]
-        named = {clip.path for clip in clips}
-        there = {file.relative_to(data).as_posix() for file in data.glob("audio/*")}
-        notes = [f"incomplete: labels.csv names {len(clips)} clips"] if (data / "cut").exists() else []
-        excluded = {clip.path: "known to be broken" for clip in clips if clip.part == "broken"}
-        missing = [clip.path for clip in clips if clip.path not in there]
-        return Contents(clips, missing, sorted(there - named), excluded, notes)
-
-
-class Folds(_Tiny):
-    name, title = "folds", "Tiny Folds"
-    other_metrics = ("macro_accuracy", "top2")
-
-    def rounds(self, clips: Sequence[Clip]) -> list[Round]:
-        parts = np.array([clip.part for clip in clips])
-        return [
-            Round(part, np.flatnonzero(parts != part), np.flatnonzero(parts == part),
-                  inner_folds=np.unique(parts[parts != part], return_inverse=True)[1])
-            for part in sorted({*parts})
-        ]  # fmt: skip
-
-
-class Split(_Tiny):
-    """Fold a for training, b for testing, C on c if there is one."""
-
-    name, title = "split", "Tiny Split"
-    with_validation: ClassVar[bool] = False
-
-    def rounds(self, clips: Sequence[Clip]) -> list[Round]:
-        parts = np.array([clip.part for clip in clips])
-        a, b, c = (np.flatnonzero(parts == part) for part in "abc")
-        if self.with_validation:
-            return [Round("split", a, b, c)]
-        return [Round("split", np.concatenate((a, c)), b)]
-
-
-class Validated(Split):
-    name, title, with_validation = "validated", "Tiny Validated", True
-
-
-class Tags(Validated):
-    name, title, metric, other_metrics, multilabel = "tags", "Tiny Tags", "lwlrap", ("map", "d_prime"), True
-
-
-class Own(Split):
-    name, title, metric, other_metrics, multilabel, own_outputs = "own", "Tiny Own", "map", ("mauc",), True, True
-    paper_other: ClassVar[dict[str, dict[str, float]]] = {"mauc": {"talnet": 0.75}}
-
-
-TASKS = {task.name: f"{__name__}:{task.__name__}" for task in (Folds, Split, Validated, Tags, Own)}
-
-
-def sound(label: str, seed: int) -> np.ndarray:
-    rng = np.random.default_rng(seed)
-    time = np.arange(3200) / 16_000
-    noise = rng.standard_normal(3200)
-    if label == "hiss":
-        return 0.2 * noise
-    pitch = rng.uniform(90, 130) if label == "buzz" else rng.uniform(2500, 3000)
-    return (
-        0.3 * np.sign(np.sin(2 * np.pi * pitch * time)) * (label == "buzz")
-        + 0.01 * noise
-        + (0.3 * np.sin(2 * np.pi * pitch * time) * (label == "whistle"))
-    )
-
-
-def write_data(folder: Path, label_of: Callable[[str, int], str]) -> Path:
-    """Three parts of two recordings of each class; `label_of` gives the labels of a recording."""
-    (folder / "audio").mkdir(parents=True)
-    with (folder / "labels.csv").open("w", newline="") as stream:
-        writer = csv.writer(stream)
-        writer.writerow(["path", "labels", "part", "group"])
-        for number in range(18):
-            kind, part = CLASSES[number % 3], "abc"[number // 6]
-            path = f"audio/{part}-{number:02}.wav"
-            soundfile.write(folder / path, sound(kind, number), 16_000)
-            writer.writerow([path, label_of(kind, number), part, f"g{number // 3}"])
-    return folder
 
 
 def read_rows(data: Path) -> list[dict[str, str]]:
@@ -148,88 +68,14 @@ def read_rows(data: Path) -> list[dict[str, str]]:
 
 
 @pytest.fixture(scope="module")
-def plain(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_data(tmp_path_factory.mktemp("data") / "plain", lambda kind, number: kind)
-
-
-@pytest.fixture(scope="module")
 def events(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("own") / "events"
     return write_data(folder, lambda kind, number: EVENTS[CLASSES.index(kind)])
 
 
-@pytest.fixture
-def copied(plain: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(plain, tmp_path / "data"))
-
-
 @pytest.fixture(autouse=True)
 def _tiny_tasks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(engine, "_TASKS", TASKS)
-
-
-@pytest.fixture
-def run(tmp_path: Path, untrained_embedder: Embedder, monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
-    """``sedembed evaluate`` with the untrained network and few C to choose from, results in tmp_path/results."""
-    monkeypatch.setattr(probe_module, "DEFAULT_CS", (1.0, 100.0))
-    monkeypatch.setattr("sedembed.embedder.load_model", lambda *args, **options: untrained_embedder)
-    return lambda *arguments: main(["evaluate", *map(str, arguments), "-o", str(tmp_path / "results")])
-
-
-def written(folder: Path, task: str) -> dict:
-    return json.loads((folder / "results" / f"{task}-untrained.json").read_text())
-
-
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory, plain: Path, untrained_model_dir: Path) -> Path:
-    """Folder of a run of Folds by the command line as it is."""
-    folder = tmp_path_factory.mktemp("finished")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(engine, "_TASKS", TASKS)
-        arguments = ["--data", plain, "--model", untrained_model_dir, "--device", "cpu", "-o", folder / "results"]
-        assert main(["evaluate", "folds", *map(str, arguments)]) == 0
-    return folder
-
-
-@pytest.fixture
-def run_embedded(run: Callable[..., int], finished: Path, tmp_path: Path) -> Callable[..., int]:
-    """As `run`, for tasks on `plain`, whose recordings are embedded already."""
-    for task in ("folds", "split", "validated"):
-        store = finished / "results" / "stores" / "folds-untrained"
-        shutil.copytree(store, tmp_path / "results" / "stores" / f"{task}-untrained")
-    return run
-
-
-@pytest.fixture
-def opened(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Names of the recordings that are read."""
-    names: list[str] = []
-    init = AudioReader.__init__
-    monkeypatch.setattr(
-        AudioReader,
-        "__init__",
-        lambda self, path, **options: (names.append(path.name), init(self, path, **options))[1],
-    )
-    return names
-
-
-@pytest.fixture
-def fitted(monkeypatch: pytest.MonkeyPatch) -> list[dict]:
-    """What the probes are made of and fitted on."""
-    calls: list[dict] = []
-
-    class Spy(probe_module.LinearProbe):
-        def __init__(self, **options: object) -> None:
-            super().__init__(**options)
-            self.asked = options
-
-        def fit(self, X: np.ndarray, y: np.ndarray, **options: object) -> Spy:
-            calls.append({**self.asked, "X": X, "y": y, **options})
-            super().fit(X, y, **options)
-            return self
-
-    monkeypatch.setattr(probe_module, "LinearProbe", Spy)
-    return calls
 
 
 class TestResult:
@@ -314,49 +160,6 @@ class TestResult:
         assert run_embedded("split", "--data", plain, "--normalize", "l2") == 0
         assert [call["normalize"] for call in fitted] == ["l2"]
         assert written(tmp_path, "split")["normalize"] == "l2"
-
-
-class TestTuning:
-    def test_validation_part(self, run_embedded: Callable, plain: Path, tmp_path: Path, fitted: list[dict]):
-        assert run_embedded("validated", "--data", plain) == 0
-        (call,) = fitted
-        vectors, labels = call["validation"]
-        store = open_store(tmp_path / "results" / "stores" / "validated-untrained")
-        np.testing.assert_array_equal(vectors, store.vectors[12:])  # c-12 to c-17
-        assert labels.tolist() == [0, 1, 2, 0, 1, 2]
-        assert not {"folds", "groups"} & call.keys()
-        (fold,) = written(tmp_path, "validated")["folds"]
-        assert (fold["train"], fold["validation"], fold["test"]) == (6, 6, 6)
-        assert written(tmp_path, "validated")["std"] is None
-
-    def test_groups(self, run_embedded: Callable, plain: Path, fitted: list[dict]):
-        assert run_embedded("split", "--data", plain) == 0
-        (call,) = fitted
-        assert len(call["groups"]) == 12
-        assert np.unique(call["groups"], return_counts=True)[1].tolist() == [3, 3, 3, 3]
-        assert not {"folds", "validation"} & call.keys()
-
-    def test_neither(self, run: Callable, copied: Path, fitted: list[dict]):
-        lines = [line.rpartition(",")[0] for line in (copied / "labels.csv").read_text().splitlines()[1:]]
-        (copied / "labels.csv").write_text("\n".join(["path,labels,part,group", *(f"{line}," for line in lines)]))
-        assert run("split", "--data", copied) == 0
-        assert not {"folds", "groups", "validation"} & fitted[0].keys()
-
-    def test_repeats_draw_other_inner_splits(
-        self, run_embedded: Callable, plain: Path, tmp_path: Path, fitted: list[dict]
-    ):
-        assert run_embedded("split", "--data", plain, "--repeats", 3) == 0
-        result = written(tmp_path, "split")
-        assert len({call["random_state"] for call in fitted}) == len(fitted) == 3
-        assert [(fold["name"], fold["repeat"]) for fold in result["folds"]] == [("split", i) for i in range(3)]
-        scores = [fold["score"] for fold in result["folds"]]
-        assert result["std"] == pytest.approx(np.std(scores, ddof=1))
-        assert result["repeats"] == 3
-
-    def test_nothing_to_draw(self, run_embedded: Callable, plain: Path, tmp_path: Path, fitted: list[dict]):
-        assert run_embedded("folds", "--data", plain, "--repeats", 2) == 0
-        assert len(fitted) == 3
-        assert any("fitted once" in note for note in written(tmp_path, "folds")["notes"])
 
 
 class TestIncomplete:
@@ -798,64 +601,3 @@ class TestErrors:
         done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
         assert "--partial" in done.stdout
         assert done.stdout.splitlines()[-1] == "[]"
-
-
-class TestReport:
-    RESULT: ClassVar[dict] = {
-        "task": "folds", "model": "a|b", "model_version": "1", "metric": "accuracy", "score": 0.5, "std": None,
-        "missing": 0, "partial": False, "paper": None, "split_sizes": {"a": 3, "b": 4},
-        "other_metrics": {"top5": 0.75, "d_prime": 1.5, "map": None}, "paper_other_metrics": {"top5": 0.8},
-    }  # fmt: skip
-
-    def test_cells(self):
-        row = report.format_results([self.RESULT]).splitlines()[1]
-        assert row.startswith("folds  a|b 1  accuracy  50.00  –      7      ")
-        assert row.endswith("  top5 75.00 (paper 80.00), d_prime 1.500, map –")
-        markdown = report.format_results([self.RESULT], markdown=True)
-        assert r"| folds | a\|b 1 | accuracy | 50.00 | – | 7 |" in markdown
-        assert report.describe_result(self.RESULT) == "folds a|b 1: accuracy 50.00 (paper –)"
-
-    def test_partial_without_missing_clips(self):
-        assert report.describe_result({**self.RESULT, "partial": True}).endswith("(partial)")
-
-    def test_task_of_another_version(self):
-        comparison = report.compare_models([{**self.RESULT, "task": "gone"}], [Folds()])
-        assert [row["task"] for row in comparison["tasks"]] == ["folds", "gone"]
-        assert comparison["tasks"][1]["results"]["a|b 1"]["score"] == 0.5
-        assert "gone   accuracy  –              50.00" in report.format_comparison(comparison)
-
-    @pytest.mark.parametrize(
-        ("count", "expected"), [(2, "0, 1"), (5, "0, 1, 2, 3, 4"), (6, "0, 1, 2, 3, 4, and 1 more")]
-    )
-    def test_some_names(self, count: int, expected: str):
-        assert name_some([str(i) for i in range(count)]) == expected
-
-
-class TestEmbedFiles:
-    def test_takes_what_is_named(self, plain: Path, tmp_path: Path, untrained_embedder: Embedder):
-        paths = ["audio/b-06.wav", "audio/a-01.wav", "audio/b-06.wav", "audio/none.wav", "labels.csv"]
-        store = embed_files(plain, paths, tmp_path / "out", untrained_embedder)
-        assert store.paths == ["audio/a-01.wav", "audio/b-06.wav"]
-        failures = {row["path"]: row["error"] for row in store.failures.to_pylist()}
-        assert failures["audio/none.wav"] == "MissingFileError"
-        assert set(failures) == {"audio/none.wav", "labels.csv"}
-        expected = untrained_embedder.embed(plain / "audio/b-06.wav")
-        np.testing.assert_allclose(store.vectors[1], expected, atol=1e-5 * np.linalg.norm(expected))
-
-    def test_goes_on(self, plain: Path, tmp_path: Path, untrained_embedder: Embedder, opened: list[str]):
-        embed_files(plain, ["audio/b-06.wav", "gone.wav"], tmp_path / "out", untrained_embedder)
-        opened.clear()
-        store = embed_files(plain, ["audio/b-06.wav", "audio/a-01.wav"], tmp_path / "out", untrained_embedder)
-        assert opened == ["a-01.wav"]
-        assert (len(store), len(store.failures)) == (2, 0)
-
-    def test_names_no_store_can_hold(self, plain: Path, tmp_path: Path, untrained_embedder: Embedder):
-        store = embed_files(plain, ["audio/caf\udce9.wav"], tmp_path / "out", untrained_embedder)
-        assert "rename the file" in store.failures["message"][0].as_py()
-
-    def test_no_folder(self, tmp_path: Path, untrained_embedder: Embedder):
-        with pytest.raises(FileNotFoundError, match="found nothing"):
-            embed_files(tmp_path / "none", ["a.wav"], tmp_path / "out", untrained_embedder)
-        with pytest.raises(ValueError, match="workers must be"):
-            embed_files(tmp_path, ["a.wav"], tmp_path / "out", untrained_embedder, workers=0)
-        assert not (tmp_path / "out").exists()

@@ -2,70 +2,25 @@
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import os
 import random
 import shutil
-import signal
 import subprocess
-import sys
-import threading
 import time
-from collections.abc import Callable, Iterator
-from multiprocessing.process import BaseProcess
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import soundfile
-import torch
 
-import sedembed
-from sedembed.audio.reader import AudioReader
-from sedembed.batch import readers
 from sedembed.batch.embed_folder import embed_folder
-from sedembed.batch.readers import Piece, ReaderPool
 from sedembed.embedder import Embedder
-from sedembed.engine.windows import iter_windows
-from sedembed.errors import AudioTimeoutError, StoreError
+from sedembed.errors import StoreError
 from sedembed.store import writer as shards
-from sedembed.store.store import EmbeddingStore, open_store
-
-Write = Callable[..., Path]
-Start = Callable[..., BaseProcess]
-needs_signals = pytest.mark.skipif(sys.platform == "win32", reason="no such signals there")
-
-
-def failures(store: EmbeddingStore) -> dict[str, tuple[str, str]]:
-    return {row["path"]: (row["error"], row["message"]) for row in store.failures.to_pylist()}
-
-
-def check(store: EmbeddingStore, root: Path, model: Embedder) -> None:
-    """Every vector is that of its file; nothing is listed twice."""
-    assert not {*store.paths} & {*failures(store)}
-    for path, vector in zip(store.paths, store.vectors, strict=True):
-        expected = model.embed(root / path)
-        assert np.linalg.norm(vector - expected) <= 1e-5 * np.linalg.norm(expected)
-
-
-def break_reading(monkeypatch: pytest.MonkeyPatch, faults: dict[str, Callable[[], object]]) -> None:
-    """Let the blocks of the named files be what a function does."""
-    init, blocks = AudioReader.__init__, AudioReader.blocks
-
-    def remember(self: Any, path: Path, **options: Any) -> None:
-        self.test_name = path.name
-        init(self, path, **options)
-
-    def broken(self: Any) -> Iterator[np.ndarray]:
-        if self.test_name in faults:
-            yield np.zeros(20_000, np.float32)
-            faults[self.test_name]()
-        yield from blocks(self)
-
-    monkeypatch.setattr(AudioReader, "__init__", remember)
-    monkeypatch.setattr(AudioReader, "blocks", broken)
+from sedembed.store.store import open_store
+from tests.batch.embed_folder_faults_helpers import PROGRAM, Start, Write, break_reading, check, failures, needs_signals
 
 
 def throw(error: BaseException) -> Callable[[], None]:
@@ -158,176 +113,6 @@ class TestFiles:
             embed_folder(root, tmp_path / "out", untrained_embedder)
         monkeypatch.undo()
         assert len(embed_folder(root, tmp_path / "out", untrained_embedder)) == 1
-
-
-class TestHangs:
-    @pytest.fixture
-    def hang(self, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], object]]:
-        """Wait until the test is over, so that no thread outlives it for long."""
-        # Many short looks, not seconds on the clock: a busy machine must not fail the good files.
-        monkeypatch.setattr(readers, "_LONGEST_TICK", 0.15)
-        over = threading.Event()
-        yield over.wait
-        over.set()
-
-    @pytest.mark.parametrize("workers", [1, 3])
-    def test_hanging_decoder_is_left_behind(
-        self,
-        tmp_path: Path,
-        write_sounds: Write,
-        untrained_embedder: Embedder,
-        monkeypatch: pytest.MonkeyPatch,
-        workers: int,
-        hang: Callable[[], object],
-    ):
-        root = write_sounds(tmp_path / "in", {f"{name}.wav": 0.3 for name in "abcdef"})
-        break_reading(monkeypatch, {"b.wav": hang, "d.wav": hang})
-        store = embed_folder(root, tmp_path / "out", untrained_embedder, timeout=0.5, workers=workers)
-        assert store.paths == ["a.wav", "c.wav", "e.wav", "f.wav"]
-        assert {name: error for name, (error, _) in failures(store).items()} == {
-            "b.wav": "AudioTimeoutError",
-            "d.wav": "AudioTimeoutError",
-        }
-        assert "hangs on b.wav" in failures(store)["b.wav"][1]
-        check(store, root, untrained_embedder)
-
-    def test_a_dead_disk_ends_the_run(
-        self,
-        tmp_path: Path,
-        write_sounds: Write,
-        untrained_embedder: Embedder,
-        monkeypatch: pytest.MonkeyPatch,
-        hang: Callable[[], object],
-    ):
-        root = write_sounds(tmp_path / "in", {f"{name}.wav": 0.1 for name in "abcdef"})
-        break_reading(monkeypatch, {f"{name}.wav": hang for name in "bcdef"})
-        monkeypatch.setattr(readers, "MAX_HANGING", 2)
-        with pytest.raises(AudioTimeoutError, match=r"3 decoders hang at once.*run the same command again"):
-            embed_folder(root, tmp_path / "out", untrained_embedder, timeout=0.3, workers=1)
-
-    def test_slow_is_not_silent(
-        self, tmp_path: Path, write_sounds: Write, untrained_embedder: Embedder, monkeypatch: pytest.MonkeyPatch
-    ):
-        """Neither a network that keeps the decoders waiting nor a process that was stopped looks like a hang."""
-        root = write_sounds(tmp_path / "in", {f"{name}.wav": 0.1 for name in "abcdefgh"})
-        run = untrained_embedder.runner.run
-
-        def slow(features: list[torch.Tensor], **options: Any) -> Any:
-            time.sleep(0.4)
-            return run(features, **options)
-
-        monkeypatch.setattr(untrained_embedder.runner, "run", slow)
-        monkeypatch.setattr(readers, "_LONGEST_TICK", 0.1)
-        store = embed_folder(root, tmp_path / "out", untrained_embedder, timeout=0.3, workers=2, batch_size=1)
-        assert len(store) == 8
-
-    def test_exit_does_not_wait_for_it(self, tmp_path: Path, write_sounds: Write, untrained_model_dir: Path):
-        root = write_sounds(tmp_path / "in", {"a.wav": 0.1, "b.wav": 0.1})
-        program = (
-            "import sys, time; from sedembed.audio.reader import AudioReader; from sedembed import embed_folder\n"
-            "blocks = AudioReader.blocks\n"
-            "AudioReader.blocks = lambda self: time.sleep(1000) if self._path.name == 'b.wav' else blocks(self)\n"
-            "print(*embed_folder(*sys.argv[1:], timeout=1, progress=False).paths)\n"
-        )
-        with run_python(program, root, tmp_path / "out", untrained_model_dir) as process:
-            output, said = process.communicate()
-        assert (process.returncode, output) == (0, "a.wav\n")
-        assert "b.wav: AudioTimeoutError" in said
-
-
-@contextlib.contextmanager
-def run_python(program: str, *arguments: object) -> Iterator[subprocess.Popen[str]]:
-    # Where the tests run in the background, a shell may have told all below it to ignore Ctrl-C.
-    heeding = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
-    process = subprocess.Popen(
-        [sys.executable, "-c", heeding + program, *map(str, arguments)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "PYTHONPATH": str(Path(sedembed.__file__).parents[1])},
-    )
-    guard = threading.Timer(300, process.kill)
-    guard.start()
-    try:
-        with process:
-            yield process
-    finally:
-        guard.cancel()
-
-
-def wait_for(condition: Callable[[], object], process: Any, seconds: float = 300) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        alive = process.is_alive() if isinstance(process, BaseProcess) else process.poll() is None
-        assert alive, "the process ended too early"
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
-
-
-class TestReadAhead:
-    """The threads alone, with a front end that counts."""
-
-    def pool(self, root: Path, names: list[str], **options: Any) -> ReaderPool:
-        settings = {"sample_rate": 16_000, "workers": 3, "ahead": 1, "timeout": 10.0}
-        features = options.pop("features", lambda window: torch.from_numpy(window[::400].copy()))
-
-        def pieces(blocks: Iterator[np.ndarray]) -> Iterator[Piece]:
-            return (Piece(features(window)) for window in iter_windows(blocks, 1600, 1200))
-
-        return ReaderPool(root, names, pieces, **{**settings, **options})
-
-    def test_no_deadlock_in_the_narrowest_queue(self, tmp_path: Path, write_sounds: Write):
-        names = [f"{i}.wav" for i in range(9)]
-        root = write_sounds(tmp_path, {name: 0.05 + 0.2 * i for i, name in enumerate(names)})
-        pool = self.pool(root, names)
-        windows: dict[str, list[torch.Tensor]] = {name: [] for name in names}
-        ended = []
-        while pool.left:
-            for step in pool.take(4, 1):
-                assert step.error is None
-                if step.piece is None:
-                    ended.append(step.source.path)
-                else:
-                    assert step.source.path not in ended
-                    windows[step.source.path].append(step.piece.features)
-        pool.close()
-        assert sorted(ended) == names
-        for name in names:
-            sound, _ = soundfile.read(root / name, dtype="float32")
-            expected = [len(window[::400]) for window in iter_windows([sound], 1600, 1200)]
-            assert [len(piece) for piece in windows[name]] == expected
-
-    def test_memory_is_bounded_while_nobody_takes(self, tmp_path: Path, write_sounds: Write):
-        names = [f"{i}.wav" for i in range(4)]
-        root = write_sounds(tmp_path, dict.fromkeys(names, 20.0))
-        made = []
-        pool = self.pool(root, names, ahead=10, features=lambda w: made.append(1) or torch.zeros(4))
-        time.sleep(0.5)
-        # What fits, and one in the hands of each thread.
-        assert len(made) <= 10 // 4 + 1 + 3
-        while pool.left:
-            pool.take(100, 100)
-            assert pool.queue.qsize() < 10 + 4  # the last one in may go over by what it weighs
-        pool.close()
-        assert len(made) == 4 * 200
-
-    def test_close_ends_the_threads(self, tmp_path: Path, write_sounds: Write):
-        root = write_sounds(tmp_path, {"a.wav": 20.0, "b.wav": 20.0})
-        pool = self.pool(root, ["a.wav", "b.wav"])
-        pool.take(1, 1)
-        pool.close()
-        assert not any(worker.is_alive() for worker in pool._workers)
-
-    def test_threads_of_others_are_left_alone(self, tmp_path: Path, write_sounds: Write):
-        before = torch.get_num_threads()
-        root = write_sounds(tmp_path, {"a.wav": 0.1})
-        pool = self.pool(root, ["a.wav"])
-        seen = []
-        thread = threading.Thread(target=lambda: seen.append(torch.get_num_threads()))
-        thread.start()
-        thread.join()
-        pool.close()
-        assert (torch.get_num_threads(), seen) == (before, [before])
 
 
 class TestDisk:
@@ -429,19 +214,6 @@ class TestDisk:
         assert not list(out.iterdir())
 
 
-PROGRAM = """
-import time
-from sedembed.store import writer as shards
-from sedembed import embed_folder
-from sedembed.audio.reader import AudioReader
-
-shards.SHARD_ROWS = 3
-blocks = AudioReader.blocks
-AudioReader.blocks = lambda self: time.sleep(0.02) or blocks(self)
-embed_folder(root, out, model, frames=True, progress=False, workers=2, batch_size=2)
-"""
-
-
 @needs_signals
 class TestKill:
     def kill_and_repeat(self, root: Path, out: Path, start: Start, model: Path, kills: int, seed: int) -> None:
@@ -489,76 +261,3 @@ class TestKill:
             error = np.linalg.norm(frames.embeddings - expected.embeddings)
             assert error < 1e-5 * np.linalg.norm(expected.embeddings)
         assert not list(out.rglob("*.partial"))
-
-
-@needs_signals
-class TestInterrupt:
-    def test_keeps_what_is_done_and_says_how_to_go_on(
-        self, tmp_path: Path, write_sounds: Write, untrained_model_dir: Path, untrained_embedder: Embedder
-    ):
-        names = {f"{i:02d}.wav": 0.1 for i in range(30)}
-        root, out = write_sounds(tmp_path / "in", names), tmp_path / "out"
-        program = f"import sys; root, out, model = sys.argv[1:]\n{PROGRAM.replace('0.02', '0.2')}"
-        with run_python(program, root, out, untrained_model_dir) as process:
-            wait_for(lambda: list(out.glob("embeddings/vectors-*")), process)
-            process.send_signal(signal.SIGINT)
-            _, said = process.communicate()
-        assert process.returncode == -signal.SIGINT  # how Python ends on an uncaught KeyboardInterrupt
-        assert "of 30 files are done and kept in" in said
-        assert "run the same command again to continue" in said
-        assert not list(out.rglob("*.partial"))
-        done = len(open_store(out))
-        assert 0 < done < 30
-        assert f"interrupted: {done} of 30 files" in said  # those of the last, smaller shard too
-        store = embed_folder(root, out, untrained_embedder, frames=True)
-        assert len(store) == 30
-        check(store, root, untrained_embedder)
-
-    def test_second_one_does_not_wait(
-        self, tmp_path: Path, write_sounds: Write, start_process: Start, untrained_model_dir: Path
-    ):
-        root, ready, over = write_sounds(tmp_path / "in", {"a.wav": 0.1}), tmp_path / "ready", tmp_path / "over"
-        program = (
-            "import signal, time; from pathlib import Path; from sedembed import embed_folder\n"
-            "from sedembed.engine.runner import Runner\n"
-            "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
-            "def stuck(*args, **options):\n"
-            "    Path(ready).touch()\n"
-            "    time.sleep(60)\n"
-            "Runner.run = stuck\n"
-            "try:\n"
-            "    embed_folder(root, out, model)\n"
-            "except KeyboardInterrupt:\n"
-            "    Path(over).touch()\n"
-        )
-        variables = {"out": str(tmp_path / "out"), "model": str(untrained_model_dir)}
-        process = start_process(program, root=str(root), ready=str(ready), over=str(over), **variables)
-        wait_for(ready.exists, process)
-        os.kill(process.pid, signal.SIGINT)
-        time.sleep(0.3)
-        assert process.is_alive()  # busy: the first one asks
-        os.kill(process.pid, signal.SIGINT)
-        process.join(300)
-        assert process.exitcode == 0
-        assert over.exists()
-
-    def test_handlers_of_others_stay(self, tmp_path: Path, write_sounds: Write, untrained_embedder: Embedder):
-        root = write_sounds(tmp_path / "in", {"a.wav": 0.1})
-        own = lambda number, frame: None  # noqa: E731
-        for handler in (signal.default_int_handler, own):
-            previous = signal.signal(signal.SIGINT, handler)
-            try:
-                embed_folder(root, tmp_path / "out", untrained_embedder)
-                assert signal.getsignal(signal.SIGINT) is handler
-            finally:
-                signal.signal(signal.SIGINT, previous)
-
-    def test_runs_outside_the_main_thread(self, tmp_path: Path, write_sounds: Write, untrained_embedder: Embedder):
-        root = write_sounds(tmp_path / "in", {"a.wav": 0.1})
-        stores = []
-        thread = threading.Thread(
-            target=lambda: stores.append(embed_folder(root, tmp_path / "out", untrained_embedder))
-        )
-        thread.start()
-        thread.join(60)
-        assert stores[0].paths == ["a.wav"]
