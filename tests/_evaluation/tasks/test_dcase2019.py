@@ -9,11 +9,12 @@ import pytest
 from sedembed._evaluation.tasks.base import Clip
 from sedembed._evaluation.tasks.dcase2019 import DCASE2019Task1A
 from sedembed.errors import DatasetError
-from tests._evaluation.tasks.one_label_helpers import (
+from tests._evaluation.tasks.one_label_helpers import (  # noqa: F401
     DCASE_TRAIN,
     DCASE_UNUSED,
-    dcase2019,  # noqa: F401
+    dcase2019,
     refusal,
+    sounds,
     write_table,
 )
 
