@@ -18,8 +18,8 @@ from sedembed.errors import InvalidArgumentError
 __all__ = ["SAME_RECORDING", "FingerprintIndex", "fingerprint"]
 
 SAMPLE_RATE = 16_000
-# Score from which two clips count as parts of the same recording. Of 244 segments that share nothing with ESC-50 the
-# best score with any of its 2 000 clips was 0.149, of copies the least 0.159 (a short one among other sounds).
+# Score from which two clips count as parts of the same recording. Of 2 876 segments without a known copy in ESC-50 six
+# reach 0.15 and none 0.16 with any of its 2 000 clips; most copies score above 0.25, short ones in a mixture 0.16.
 SAME_RECORDING = 0.15
 _HOP, _WINDOW, _BANDS = 400, 1024, 32
 _LOW_HZ, _HIGH_HZ = 100.0, 6000.0  # low bit rates cut the rest off

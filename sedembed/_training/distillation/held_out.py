@@ -53,13 +53,13 @@ def main() -> None:
     """Print the figures of one model as JSON."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", required=True, help="name or directory, as for load_model")
-    parser.add_argument("--data", type=Path, required=True, help="folder that the model was trained on")
+    parser.add_argument("--data", type=Path, nargs="+", required=True, help="folders that the model was trained on")
     parser.add_argument("--cache", type=Path, required=True, help="folder of the decoded audio")
     parser.add_argument("--share", type=float, default=0.01, help="held_out_share of the run's settings")
     parser.add_argument("--threshold", type=float, default=0.3, help="probability from which the teacher's word counts")
     arguments = parser.parse_args()
     collection = open_collection(arguments.data, arguments.cache, arguments.share)
-    teacher = load_teacher(arguments.data / "teacher" / "mn04_as.safetensors")
+    teacher = load_teacher(arguments.data[0] / "teacher" / "mn04_as.safetensors")
     model = load_model(arguments.model, device="cpu")
     ours, theirs = [], []
     for index in np.flatnonzero(collection.held_out):
