@@ -13,6 +13,7 @@ from tests._evaluation.tasks.one_label_helpers import (  # noqa: F401
     DCASE_TRAIN,
     DCASE_UNUSED,
     dcase2019,
+    edit,
     refusal,
     sounds,
     write_table,
