@@ -37,6 +37,7 @@ __all__ = [
     "SHARDS",
     "as_matrix",
     "check_files",
+    "damaged",
     "frames_schema",
     "list_shards",
     "missing",
@@ -161,7 +162,7 @@ def read_frames(file: Path, embedding_size: int, path: str, manifest: Manifest |
             if not groups:
                 return schema.empty_table()
             wanted = () if manifest is None else manifest.files.get(name_of(file), ())
-            if any(content.sha256 for content in wanted) and sha256_of(file) not in {item.sha256 for item in wanted}:
+            if wanted and sha256_of(file) not in {content.sha256 for content in wanted}:
                 raise ValueError("its checksum is not that of the manifest")
             table = opened.read_row_groups(groups)
         return table.filter(pc.equal(table["path"], path))
@@ -290,8 +291,7 @@ def _check_file(file: Path, name: str, manifest: Manifest | None, embedding_size
         return
     if name.startswith(f"{SHARDS}/"):
         read_shard(file, embedding_size, [], manifest)  # says more of what is wrong
-    with naming_damage(file):
-        raise ValueError(f"it has {size} bytes, not as many as the manifest says")
+    raise damaged(file, f"it has {size} bytes, not as many as the manifest says")
 
 
 @contextmanager
@@ -300,7 +300,12 @@ def naming_damage(file: Path) -> Iterator[None]:
     try:
         yield
     except (pa.ArrowException, OSError, ValueError, KeyError, TypeError, OverflowError, MemoryError) as error:
-        raise StoreError(
-            f"{file} is damaged ({error}); restore it from a copy, or delete it and run embed_folder again, "
-            "which embeds the files that were in it"
-        ) from error
+        raise damaged(file, error) from error
+
+
+def damaged(file: Path, problem: object) -> StoreError:
+    """Make the error for a damaged file."""
+    return StoreError(
+        f"{file} is damaged ({problem}); restore it from a copy, or delete it and run embed_folder again, which embeds "
+        "the files that were in it"
+    )

@@ -36,7 +36,7 @@ class Content(NamedTuple):
     rows : int
         Rows of the table.
     sha256 : str
-        Of the whole file; empty for frame files made before there was a manifest, which would take long to read.
+        Of the whole file, as 64 hexadecimal digits.
     """
 
     size: int
@@ -99,9 +99,7 @@ class Manifest:
 
     def fits(self, name: str, found: Content) -> bool:
         """Whether a file is what the manifest names; true for one that it does not name."""
-        return name not in self.files or any(
-            (content.size, content.sha256 or found.sha256) == (found.size, found.sha256) for content in self.files[name]
-        )
+        return name not in self.files or any(content.sha256 == found.sha256 for content in self.files[name])
 
 
 def _sha256(files: Mapping[str, tuple[Content, ...]]) -> str:

@@ -32,6 +32,7 @@ from sedembed.store.layout import (
     RECORDINGS_KEY,
     RUN_FILE,
     SHARDS,
+    damaged,
     frames_schema,
     list_shards,
     name_of,
@@ -301,7 +302,7 @@ class StoreWriter:
             keep = [number for number, path in enumerate(table["path"].to_pylist()) if path not in gone]
             if len(keep) < len(table):
                 left = None if recordings is None else [recordings[number] for number in keep]
-                self._write({name_of(file): self._with_recordings(table.take(keep), left)})
+                self._write({name_of(file): self._with_recordings(table.take(pa.array(keep, pa.int64())), left)})
         self.done -= gone
         for path in gone:
             self._recordings.pop(path, None)
@@ -429,11 +430,15 @@ class StoreWriter:
                     f"or delete the shard {SHARDS}/vectors-{shard_number(file):05d}.parquet and run embed_folder again"
                 )
         for file in list_shards(self.directory, FRAMES):
+            name = name_of(file)
+            if name in manifest.files:  # their checksum is looked at when they are read
+                if not manifest.fits_size(name, file.stat().st_size):
+                    raise damaged(file, "its size is not that of the manifest")
+                files[name] = manifest.files[name]
+                continue
             with naming_damage(file):
-                content = Content(file.stat().st_size, int(pq.read_metadata(file).num_rows), "")
-                if not manifest.fits_size(name_of(file), content.size):
-                    raise ValueError("its size is not that of the manifest")
-            files[name_of(file)] = manifest.files.get(name_of(file), (content,))
+                rows = int(pq.read_metadata(file).num_rows)
+                files[name] = (Content(file.stat().st_size, rows, sha256_of(file)),)
         file = self.directory / FAILURES_FILE
         if file.exists():
             table = read_failures(self.directory, manifest)
