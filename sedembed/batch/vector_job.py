@@ -95,7 +95,7 @@ class VectorJob(Job[_Clip]):
 
 
 def write_vectors(job: VectorJob, folder: Path, paths: Sequence[str], **options: Any) -> None:
-    """Write the vectors of those recordings that the store does not have yet; `options` are those of `FolderRun`.
+    """Write the vectors of recordings that are new or have changed; `options` are those of `FolderRun`.
 
     Raises
     ------
@@ -103,6 +103,13 @@ def write_vectors(job: VectorJob, folder: Path, paths: Sequence[str], **options:
         After Ctrl-C, once what is done is on disk.
     """
     writer = job.writer
+    # Before they are read: one that changes meanwhile differs from this in the next run.
+    recordings = {path: recording for path in paths if (recording := _recording(folder / path)) is not None}
+    changed = [path for path in recordings if path in writer.done and not writer.unchanged(path, *recordings[path])]
+    if changed:
+        some = ", ".join(changed[:3]) + (", ..." if len(changed) > 3 else "")
+        logger.warning("%s: embedded again, because they have changed: %d files (%s)", folder, len(changed), some)
+        writer.forget(changed)
     left = [path for path in paths if path not in writer.done]
     if len(left) < len(paths):
         logger.info("%s: %d files are done already", writer.directory, len(paths) - len(left))
@@ -112,8 +119,25 @@ def write_vectors(job: VectorJob, folder: Path, paths: Sequence[str], **options:
             writer.fail(source.path, type(error).__name__, str(error) or repr(error))
         else:
             info = source.info
-            writer.add(source.path, source.seconds, info.sample_rate, info.channels, vector.values, vector.frames)
+            writer.add(
+                source.path,
+                source.seconds,
+                info.sample_rate,
+                info.channels,
+                vector.values,
+                vector.frames,
+                recordings.get(source.path),
+            )
         if writer.due:
             writer.commit()
     writer.commit()
     run.raise_if_interrupted(writer.directory)
+
+
+def _recording(file: Path) -> tuple[int, int] | None:
+    """Size and time of change (ns) of a file; None if it cannot be looked at, which reading it reports."""
+    try:
+        status = file.stat()
+    except (OSError, ValueError):
+        return None
+    return status.st_size, status.st_mtime_ns

@@ -120,6 +120,9 @@ def open_shard(
         schema = shard_schema(embedding_size)
         if manifest is not None and not manifest.fits(name_of(file), found):
             _refuse_schema(pq.read_schema(pa.BufferReader(data)), schema)
+            current = Manifest.read(file.parents[1])
+            if current is not None and current.fits(name_of(file), found):
+                raise StoreError(f"{file.parents[1]} has changed since it was opened; open it again.")
             raise ValueError("its size or checksum is not that of the manifest")
         with pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True) as opened:
             _refuse_schema(opened.schema_arrow, schema)
@@ -299,6 +302,8 @@ def naming_damage(file: Path) -> Iterator[None]:
     """Turn what pyarrow raises about a damaged file into a `StoreError` that names it."""
     try:
         yield
+    except StoreError:
+        raise
     except (pa.ArrowException, OSError, ValueError, KeyError, TypeError, OverflowError, MemoryError) as error:
         raise damaged(file, error) from error
 

@@ -145,6 +145,38 @@ class TestAgain:
         embed_folder(mixed, stored.directory, untrained_embedder, frames=True)
         assert sorted((file, file.stat().st_mtime_ns) for file in stored.directory.rglob("*.*")) == before
 
+    @pytest.mark.parametrize("frames", [False, True])
+    def test_a_changed_recording_is_embedded_again(
+        self,
+        tmp_path: Path,
+        write_sounds: Write,
+        untrained_embedder: Embedder,
+        caplog: pytest.LogCaptureFixture,
+        frames: bool,
+    ):
+        root = write_sounds(tmp_path / "in", {"a.wav": 0.2, "b.wav": 0.3, "c.wav": 0.4})
+        out = tmp_path / "out"
+        first = embed_folder(root, out, untrained_embedder, frames=frames)
+        late = open_store(out)
+        before = first.vectors
+        write_sounds(tmp_path / "other", {"b.wav": 0.7})
+        shutil.copy(tmp_path / "other" / "b.wav", root / "b.wav")
+        again = embed_folder(root, out, untrained_embedder, frames=frames)
+        assert "they have changed: 1 files (b.wav)" in caplog.text
+        assert again.paths == ["a.wav", "b.wav", "c.wav"]
+        assert again.index["duration"].to_pylist() == pytest.approx([0.2, 0.7, 0.4])
+        np.testing.assert_array_equal(again.vectors[[0, 2]], before[[0, 2]])
+        np.testing.assert_allclose(again.vectors[1], untrained_embedder.embed(root / "b.wav"), atol=1e-6)
+        if frames:
+            np.testing.assert_array_equal(
+                again.frames("b.wav").times, untrained_embedder.embed_frames(root / "b.wav").times
+            )
+        with pytest.raises(StoreError, match="has changed since it was opened; open it again"):
+            _ = late.vectors
+        caplog.clear()
+        embed_folder(root, out, untrained_embedder, frames=frames)
+        assert "changed" not in caplog.text
+
     def test_another_folder_or_frames(
         self, mixed: Path, stored: EmbeddingStore, untrained_embedder: Embedder, tmp_path: Path, write_sounds: Write
     ):
