@@ -171,13 +171,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     model = sedembed.load_model(options.model, device=options.device)
     shipped = options.data is None
-    heard, held_out = (
+    training, held_out = (
         read_shipped(model.sample_rate) if shipped else read_esc50(options.data, options.fold, options.esc10)
     )
 
     before = model.embed(held_out.sounds)
-    probe = fit_probe(model, heard)
-    print(f"{len(heard.labels)} clips to train on, {len(held_out.labels)} held out, {len(probe.classes_)} classes")
+    probe = fit_probe(model, training)
+    print(f"{len(training.labels)} clips to train on, {len(held_out.labels)} held out, {len(probe.classes_)} classes")
     truth = np.searchsorted(probe.classes_, held_out.labels)
 
     # `model` keeps its own copy of the network, made for speed; this one has gradients.
@@ -186,8 +186,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     train(
         network,
         head,
-        read_features(network, heard.sounds),
-        np.searchsorted(probe.classes_, heard.labels),
+        read_features(network, training.sounds),
+        np.searchsorted(probe.classes_, training.labels),
         epochs=options.epochs,
         learning_rate=options.learning_rate,
         batch_size=options.batch_size,
@@ -197,7 +197,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     tuned = sedembed.load_model(options.out / "model", device=options.device)
     after = tuned.embed(held_out.sounds)
-    refitted = fit_probe(tuned, heard)
+    refitted = fit_probe(tuned, training)
     print(f"\naccuracy on the {len(held_out.labels)} clips held out")
     print(f"  probe on the network as it was        {first:.4f}")
     print(f"  network and head trained together     {share_right(head, after, truth):.4f}")

@@ -151,7 +151,7 @@ class Experiment:
             model = run_stages(
                 config, sustain, clips, self.train_features, folder, only_stage=stage, initial=initial, device="cpu"
             )[0]
-            heard = predict(load_network(resolve(model)), self.test_features)
+            found = predict(load_network(resolve(model)), self.test_features)
             row = {
                 "noise": f"{noise:g}",
                 "seed": seed,
@@ -161,7 +161,7 @@ class Experiment:
                 "clips": len(true),
                 "corrupted": int((true != given).sum()),
                 "test_clips": len(self.test),
-                "test_accuracy": float((heard.argmax(1) == self.test.targets.argmax(1)).mean()),
+                "test_accuracy": float((found.argmax(1) == self.test.targets.argmax(1)).mean()),
                 **score(stage_probabilities(folder, stage, clips, self.train_features).argmax(1), true, given),
             }
             append(self.table, row)

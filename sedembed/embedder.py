@@ -228,7 +228,7 @@ class Embedder:
 
         The probability of each sound in each frame is median-filtered; frames from the threshold on are active; runs
         of active frames are events; events of a sound with short gaps between them become one; what is then too short
-        is dropped. Sounds longer than 10 s are heard in windows of 10 s, the length that the networks were trained on,
+        is dropped. Sounds longer than 10 s are cut into windows of 10 s, the length that the networks were trained on,
         which overlap by 2 s (WEANet: 10.24 s and 1.92 s, multiples of its frames); events run on across them. Memory
         does not grow with the length of a file.
 
@@ -257,9 +257,9 @@ class Embedder:
         list of Event, or for several clips a list of such lists
             Sorted by onset. A frame stands for the 1 / `frame_rate` seconds, from a multiple of them on, that hold its
             centre in `Frames.times`; an event begins with its first frame and ends with its last, at the latest with
-            the clip. Those are 0.1 s for TALNet and 0.32 s for WEANet, whose first frame hears, and stands for, the
-            0.32 s before it too, and whose last one stands for all up to the end of the clip; so its default median
-            is that of one frame, and its default gap none. The probability is the highest of the filtered track.
+            the clip. A frame is 0.1 s for TALNet and 0.32 s for WEANet. The first frame of WEANet also stands for the
+            0.32 s before it, and the last one for all up to the end of the clip. With WEANet the default median is one
+            frame, and the default gap none. The probability is the highest of the filtered track.
 
         Raises
         ------

@@ -9,10 +9,10 @@ from typing import Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from sedembed._analysis.weight_vectors import Distance, Matrix, realise
+from sedembed._analysis.weight_vectors import Distance, Matrix, to_points
 from sedembed.errors import InvalidArgumentError
 
-__all__ = ["Choice", "Linkage", "Tree", "choose", "grow", "optimal_order"]
+__all__ = ["Choice", "Linkage", "Tree", "check_options", "cluster_rows", "optimal_order"]
 
 Linkage = Literal["average", "complete", "single", "ward"]
 
@@ -64,7 +64,7 @@ class Tree:
         return found
 
 
-def choose(linkage: str | None = None, distance: str | None = None) -> Choice:
+def check_options(linkage: str | None = None, distance: str | None = None) -> Choice:
     """Check a linkage and a distance; by default average and cosine, and Euclidean for ward.
 
     Raises
@@ -85,7 +85,7 @@ def choose(linkage: str | None = None, distance: str | None = None) -> Choice:
     return Choice(linkage, distance)  # type: ignore[arg-type]
 
 
-def grow(rows: Matrix, choice: Choice, clusters: int | Literal["auto"] = "auto") -> Tree:
+def cluster_rows(rows: Matrix, choice: Choice, clusters: int | Literal["auto"] = "auto") -> Tree:
     """Cluster rows hierarchically and cut the tree.
 
     Parameters
@@ -93,7 +93,7 @@ def grow(rows: Matrix, choice: Choice, clusters: int | Literal["auto"] = "auto")
     rows : ndarray of float64, shape (n, D)
         At least two.
     choice : Choice
-        From `choose`.
+        From `check_options`.
     clusters : int or "auto"
         How many the cut should give; "auto" takes the number with the highest mean silhouette among 2 to 12, at most
         half of the rows. Ties in the tree can make fewer.
@@ -140,7 +140,7 @@ def pairwise(rows: Matrix, distance: Distance) -> NDArray[np.float64]:
     """Distances between all pairs of rows, condensed, shape (n·(n - 1) / 2,)."""
     from scipy.spatial.distance import pdist
 
-    points = realise(rows, distance)
+    points = to_points(rows, distance)
     distances: NDArray[np.float64] = pdist(points) if distance == "euclidean" else pdist(points, "sqeuclidean") / 2
     return distances
 

@@ -172,7 +172,7 @@ def by_label(paths: Sequence[str], table: LabelTable, column: str = "label") -> 
 
 
 def by_tag(store: EmbeddingStore, rows: NDArray[np.int64], model: Embedder) -> Grouping | None:
-    """Group by the strongest sound event, without hearing the recordings again.
+    """Group by the strongest sound event, without reading the recordings again.
 
     The network's last layer, a linear one, applied to the stored mean of the frame embeddings gives the mean of the
     frame logits; the event with the highest is taken. That is near to the first of `Embedder.tag`, which pools

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sedembed._analysis import figures
-from sedembed._analysis.dendrogram import Choice, Tree, choose, grow
+from sedembed._analysis.dendrogram import Choice, Tree, check_options, cluster_rows
 from sedembed._analysis.report_page import PAGE
 from sedembed._analysis.weight_vectors import (
     LARGE,
@@ -31,7 +31,7 @@ from sedembed._analysis.weight_vectors import (
     correlate,
     estimate_event_rows,
     event_rows,
-    place,
+    project_2d,
     standardise_rows,
 )
 from sedembed._utils.files import write_atomic
@@ -108,9 +108,9 @@ def analyze(
     name : str
         What the report calls the probe.
     linkage, distance : str, optional
-        As for `choose`.
+        As for `check_options`.
     clusters : int or "auto"
-        As for `grow`.
+        As for `cluster_rows`.
     seed : int
         Of everything random.
     perplexity : float, optional
@@ -127,15 +127,15 @@ def analyze(
     ValueError
         For settings that mean nothing.
     """
-    choice = choose(linkage, distance)
+    choice = check_options(linkage, distance)
     probe.check_model(model)
     classes = class_rows(probe)
-    tree = grow(classes.rows, choice, clusters)
-    plane = place(classes.rows, choice.distance, perplexity=perplexity, seed=seed)
+    tree = cluster_rows(classes.rows, choice, clusters)
+    plane = project_2d(classes.rows, choice.distance, perplexity=perplexity, seed=seed)
     events = event_rows(model) if store is None else estimate_event_rows(model, store, seed=seed)
     cosines = correlate(classes, events)
     # Standardised, so that rows of equal numbers cannot stop it; order is all that is taken from this tree.
-    event_order = grow(standardise_rows(events.rows * classes.scale), choice, clusters=1).order
+    event_order = cluster_rows(standardise_rows(events.rows * classes.scale), choice, clusters=1).order
     settings = {
         "linkage": choice.linkage,
         "distance": choice.distance,

@@ -124,7 +124,7 @@ class Timeline:
 
 
 def read_timeline(model: Embedder, path: str | os.PathLike[str], rules: EventRules) -> Timeline:
-    """Hear a file in bounded memory and keep what its picture needs.
+    """Run a file through the network in bounded memory, and keep what its picture needs.
 
     Raises
     ------
@@ -138,12 +138,12 @@ def read_timeline(model: Embedder, path: str | os.PathLike[str], rules: EventRul
     events: list[Event] = []
     start: float | None = None
     duration = 0.0
-    for heard in run_windows(model.runner, clip_blocks(path, None, model.sample_rate)):
-        start = heard.start if start is None else start
-        spectrogram.add(10.0 ** (heard.features / 10.0))
-        probabilities.add(heard.probabilities[:, rules.classes])
-        events += detector.push(heard.probabilities, heard.start)
-        duration = heard.end
+    for output in run_windows(model.runner, clip_blocks(path, None, model.sample_rate)):
+        start = output.start if start is None else start
+        spectrogram.add(10.0 ** (output.features / 10.0))
+        probabilities.add(output.probabilities[:, rules.classes])
+        events += detector.push(output.probabilities, output.start)
+        duration = output.end
     events += detector.finish(duration)
     return Timeline(
         name=Path(path).name,
@@ -356,7 +356,7 @@ def _shorten_name(name: str, most: int = 36) -> str:
 
 
 def check_picture(path: Path) -> None:
-    """Refuse what cannot be drawn before any sound is heard.
+    """Refuse what cannot be drawn before any sound is read.
 
     Raises
     ------

@@ -27,9 +27,9 @@ __all__ = [
     "correlate",
     "estimate_event_rows",
     "event_rows",
-    "place",
-    "realise",
+    "project_2d",
     "standardise_rows",
+    "to_points",
 ]
 
 logger = logging.getLogger(__name__)
@@ -246,14 +246,14 @@ def correlate(classes: ClassRows, events: EventRows) -> Matrix:
     return product.clip(-1.0, 1.0)
 
 
-def realise(rows: Matrix, distance: Distance) -> Matrix:
+def to_points(rows: Matrix, distance: Distance) -> Matrix:
     """Points whose Euclidean distances order rows as `distance` does; squared and halved they are cosine distances."""
     if distance == "euclidean":
         return rows
     return _unit(rows) if distance == "cosine" else standardise_rows(rows)
 
 
-def place(rows: Matrix, distance: Distance, *, perplexity: float | None = None, seed: int = 0) -> Plane:
+def project_2d(rows: Matrix, distance: Distance, *, perplexity: float | None = None, seed: int = 0) -> Plane:
     """Draw rows as points of a plane, by t-SNE, or by principal components where they are fewer than five.
 
     Parameters
@@ -279,7 +279,7 @@ def place(rows: Matrix, distance: Distance, *, perplexity: float | None = None, 
     if not 0 <= seed < 2**32:
         raise InvalidArgumentError(f"the seed must be from 0 to 4294967295, got {seed}")
     count = len(rows)
-    points = realise(rows, distance)
+    points = to_points(rows, distance)
     if count < FEW_CLASSES:
         found = PCA(min(2, count - 1), svd_solver="full").fit_transform(points)
         return Plane(np.pad(found, ((0, 0), (0, 2 - found.shape[1]))), "PCA", None)

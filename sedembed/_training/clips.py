@@ -25,7 +25,7 @@ PARTS = ("balanced_train", "unbalanced_train", "eval")
 
 @dataclass(frozen=True)
 class ClipSet:
-    """Recordings and what can be heard in them.
+    """Recordings and their labels.
 
     Parameters
     ----------

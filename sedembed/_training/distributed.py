@@ -62,14 +62,6 @@ class Processes:
         distributed.all_gather_object(values, value, group=self.group)
         return values
 
-    def from_first(self, value: _Value) -> _Value:
-        """Give every process what the first one has."""
-        if self.count == 1:
-            return value
-        values = [value]
-        distributed.broadcast_object_list(values, src=0, group=self.group)
-        return values[0]
-
     def sum(self, tensor: torch.Tensor) -> torch.Tensor:
         """Sum a tensor over all processes, without gradients."""
         if self.count > 1:

@@ -113,7 +113,7 @@ class Training:
         self._hide_bar = True if not self._processes.first else None if progress is None else not progress
         starting = None if initial is None else load_network(resolve(initial))
         self.network_class = architecture_of(config.model)
-        self._hold_run(initial)
+        self._check_or_write_run(initial)
         self.network = self._make_network(starting)
         self._batches = BatchMaker(config, train, train_features, self.network, self._processes)
         self.optimizer = torch.optim.Adam(self.network.parameters(), lr=config.learning_rate)
@@ -157,19 +157,19 @@ class Training:
         """
         config = self.config
         self._folder.rewind(self.step)
-        began, heard = time.monotonic(), 0.0
+        began, seconds = time.monotonic(), 0.0
         try:
             with tqdm(total=config.steps, initial=self.step, unit="step", disable=self._hide_bar) as bar:
                 for batch in self._batches.batches(self.step, config.steps):
                     loss, norm = self._update(batch)
                     self.step += 1
-                    heard += batch.seconds
+                    seconds += batch.seconds
                     self._losses.append(loss)
                     row: dict[str, Any] = {}
                     if self._is_due(config.validate_every) and self.validation is not None:
                         row = {f"validation_{name}": value for name, value in self._validate().items()}
                     if row or self._is_due(config.log_every):
-                        speed = heard / (time.monotonic() - began)
+                        speed = seconds / (time.monotonic() - began)
                         self._log({**row, "gradient_norm": norm, "audio_seconds_per_second": speed})
                     if row or self._is_due(config.checkpoint_every):
                         self._save()
@@ -315,7 +315,7 @@ class Training:
         numbers = json.loads(file.read_bytes())
         return tuple(numbers["mu"]), tuple(numbers["sigma"])
 
-    def _hold_run(self, initial: Path | None) -> None:
+    def _check_or_write_run(self, initial: Path | None) -> None:
         data = {
             "clips": len(self.train),
             "clips_sha256": fingerprint(self.train),
@@ -336,10 +336,10 @@ class Training:
         # All look before the first one writes.
         self._processes.wait()
         if not self._processes.first:
-            self._folder.hold(self.config, data, about)
+            self._folder.check_or_write(self.config, data, about)
         self._processes.wait()
         if self._processes.first:
-            self._folder.hold(self.config, data, about)
+            self._folder.check_or_write(self.config, data, about)
         self._processes.wait()
 
     # --- state ----------------------------------------------------------------------------------------------------

@@ -29,7 +29,7 @@ def predict(
     batch_size: int = 64,
     device: str | torch.device | None = None,
 ) -> NDArray[np.float32]:
-    """Clip probabilities of every clip of a store, each heard whole.
+    """Clip probabilities of every clip of a store, each in one window.
 
     Parameters
     ----------
@@ -38,7 +38,7 @@ def predict(
     features : FeatureStore
         Made for a network of the same front end.
     batch_size : int
-        Clips heard at once; the result does not depend on it but for rounding.
+        Clips in a batch; it changes the result by rounding only.
     device : str or torch.device, optional
         Where the network is moved first; by default it stays where it is.
 
@@ -70,7 +70,7 @@ def score(targets: NDArray[np.float32], probabilities: NDArray[np.float32]) -> d
     Parameters
     ----------
     targets : ndarray, shape (clips, classes)
-        A class is heard where its target is at least 0.5.
+        A class counts as present where its target is at least 0.5.
     probabilities : ndarray, shape (clips, classes)
         Clips that are NaN throughout are left out.
     """

@@ -8,7 +8,7 @@ import io
 import json
 import logging
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +57,7 @@ class RunFolder:
         if self._tensorboard:
             _find_summary_writer()
 
-    def hold(self, config: TrainConfig, data: Mapping[str, Any], about: Mapping[str, Any]) -> None:
+    def check_or_write(self, config: TrainConfig, data: Mapping[str, Any], about: Mapping[str, Any]) -> None:
         """Write settings and circumstances of a new run, or check them against those of the run in the folder.
 
         Parameters
@@ -119,10 +119,6 @@ class RunFolder:
 
         if self._writes:
             write_atomic(self.path / name, content)
-
-    def write_lines(self, name: str, lines: Sequence[str]) -> None:
-        """Write a text file of one entry a line."""
-        self.write_bytes(name, "".join(f"{line}\n" for line in lines).encode(errors="backslashreplace"))
 
     def write_failures(self, failures: Mapping[str, tuple[str, str]]) -> None:
         """List clips that could not be decoded: path, error, message. Those of earlier starts stay."""

@@ -56,11 +56,6 @@ class BalancedOrder:
         self._round: tuple[int, NDArray[np.int64]] | None = None
         self._lock = threading.Lock()
 
-    @property
-    def round_length(self) -> int:
-        """Number of classes that have clips."""
-        return len(self._members)
-
     def clip(self, position: int, attempt: int = 0) -> int:
         """See `Order.clip`; a clip of the same class stands in, until all of its clips were tried."""
         turn, slot = divmod(position, len(self._members))

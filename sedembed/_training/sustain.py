@@ -188,7 +188,7 @@ def mix_targets(
     alpha : float
         Share of the labels.
     teachers : sequence of (float, ndarray of float32, shape (clips, classes))
-        α_i and p_i. A row of NaN, a clip that a teacher could not hear, leaves the labels of that clip as they are.
+        α_i and p_i. A row of NaN, for a clip that a teacher could not read, leaves the labels of that clip unchanged.
 
     Returns
     -------
@@ -271,11 +271,11 @@ def run_stages(
         teachers = [(i, share) for i, share in shares.stages if share]
         for i in sorted({i for i, _ in teachers} | ({stage - 1} if carried else set())):
             _check_finished(out, i, stage)
-        heard = [(share, stage_probabilities(out, i, train, train_features, device=device)) for i, share in teachers]
+        taught = [(share, stage_probabilities(out, i, train, train_features, device=device)) for i, share in teachers]
         if soft is not None and shares.soft_labels:
-            heard.append((shares.soft_labels, soft))
+            taught.append((shares.soft_labels, soft))
         labels = train.targets if stage else first_labels
-        clips = train.with_targets(mix_targets(labels, shares.labels, heard))
+        clips = train.with_targets(mix_targets(labels, shares.labels, taught))
         stage_config = replace(config, seed=stage_seed(config.seed, stage), sustain=None)
         alphas = {"labels": shares.labels, **{f"stage-{i}": share for i, share in shares.stages}}
         record = {
@@ -286,7 +286,7 @@ def run_stages(
             "initial": None if start is None else _digest(start),
             "targets": fingerprint(clips),
         }
-        _hold_record(folder, record)
+        _check_or_write_record(folder, record)
         logger.info("stage %d of %d; shares %s", stage, sustain.stages, alphas)
         training = Training(
             stage_config,
@@ -320,7 +320,7 @@ def stage_probabilities(
     stage : int
         Which stage.
     train, features
-        Training clips; the network hears them whole.
+        Training clips; each goes through the network whole.
     device : optional
         Where to run the network.
 
@@ -399,7 +399,7 @@ def _check_finished(out: Path, stage: int, wanted: int) -> None:
     )
 
 
-def _hold_record(folder: Path, record: dict[str, Any]) -> None:
+def _check_or_write_record(folder: Path, record: dict[str, Any]) -> None:
     """Write who teaches a stage, or see that it is what an earlier call wrote."""
     earlier = _read_record(folder)
     if earlier is None:

@@ -107,7 +107,7 @@ class Spectrogram:
         """Decibels of a waveform, (samples,) or (batch, samples) → (frames, n_mels) or (batch, frames, n_mels).
 
         Frame i is centred on sample i·hop_length. Without `frames` there are 1 + samples // hop_length of them, as
-        `librosa.stft(center=True, pad_mode="constant")` has; more frames hear zeros.
+        `librosa.stft(center=True, pad_mode="constant")` has; further frames are of zeros.
         """
         window, filters = _constants(self, waveform.device)
         single = waveform.ndim == 1

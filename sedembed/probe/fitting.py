@@ -133,7 +133,7 @@ def fit_one(
         steps = max(0, int(np.ceil(np.log(c / 0.1) / np.log(_STRIDE)))) if c > 0.1 else 0
         evaluations = 0
         for k in range(steps, 0, -1):
-            # Solutions nearby lead to that for C faster than nothing does, in a sample where all rows are too many.
+            # Warm start along increasing C, on a sample where all rows are too many.
             guess = path[0] if len(path) == 1 else extrapolate(path[1:])
             nearby = solve(problem.dense, c / _STRIDE**k, guess, tolerance=_ROUGH)
             evaluations += nearby.evaluations
@@ -218,7 +218,7 @@ class _InMemory:
     def coordinates(self, weights: NDArray[np.floating], intercept: NDArray[np.floating]) -> torch.Tensor:
         """Coordinates of the weights of rows."""
         w, b = (torch.from_numpy(np.ascontiguousarray(v)).to(self.basis) for v in (weights, intercept))
-        # A class without rows in some of the parts that a start is the mean of has no intercept worth the name.
+        # The start is a mean over parts; a class without rows in one of them has no usable intercept there.
         b = torch.where(b > -1e20, b + self.centres[0] @ w, 0.0)
         return torch.cat((self.basis.T @ w, b[None]))[None]
 

@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from sedembed.embedder import Embedder
 
 __all__ = [
-    "Named",
     "Scorer",
+    "StoreLabels",
     "check_large",
     "class_factors",
     "identity",
@@ -52,14 +52,16 @@ class Scorer:
             return math.nan
 
 
-class Named:
+class StoreLabels:
     """Labels of some rows of a store, by name."""
 
     def __init__(self, rows: NDArray[np.int64], y: NDArray[Any], classes: NDArray[np.str_]) -> None:
         self.rows, self.y, self.classes = rows, y, classes
 
     @classmethod
-    def read(cls, path: str | os.PathLike[str], store: EmbeddingStore, known: NDArray[Any] | None = None) -> Named:
+    def read(
+        cls, path: str | os.PathLike[str], store: EmbeddingStore, known: NDArray[Any] | None = None
+    ) -> StoreLabels:
         """Read a CSV of labels and align it with the paths of a store."""
         table = read_labels(path)
         aligned = table.align(store.paths)

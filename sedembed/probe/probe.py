@@ -24,8 +24,8 @@ from sedembed.metrics import check_name
 from sedembed.probe.features import NORMALIZATIONS, Normalization, Normalizer, Rows
 from sedembed.probe.fitting import Fitted, Labels, Settings, Split, fit_one, score_path, scores_of
 from sedembed.probe.inputs import (
-    Named,
     Scorer,
+    StoreLabels,
     check_large,
     class_factors,
     identity,
@@ -69,14 +69,14 @@ class LinearProbe(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     Cs : sequence of float, optional
         Values to try, best in ascending equal ratios; by default eleven from 0.1 to 10 000.
     cv : int, splitter or iterable of (train, test)
-        Inner split for choosing C where `fit` is given neither validation data nor folds. An int is the number of
-        parts, stratified by class, and not dividing groups. Rows that are too many for the memory are split once.
+        Inner split for choosing C, where `fit` is given neither validation data nor folds. An int is the number of
+        parts, stratified by class; groups stay together. Rows that exceed the memory are split once.
     class_weight : dict or "balanced", optional
-        Weight of each class in the loss; with several labels a row, of its positives, or with "balanced" of positives
-        and negatives so that both weigh the same.
+        Weight of each class in the loss. With several labels for a row it applies to the positives; "balanced" then
+        gives positives and negatives of a class the same total weight.
     tol : float, optional
-        Share of the objective that may be left to gain at the end; by default 1e-6, and for vectors of float64 as
-        little as can be told. The fits that choose C are content with 1e-6.
+        Relative tolerance on the objective; by default 1e-6, and machine precision for vectors of float64. The fits
+        that choose C always use 1e-6.
     max_iter : int
         Passes over the rows at most, for each C.
     max_memory : int
@@ -215,7 +215,7 @@ class LinearProbe(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         chosen, start, basis = self.C, None, None
         self.scores_: dict[float, float] = {}
         if self.C == "auto":
-            if isinstance(y, Named):
+            if isinstance(y, StoreLabels):
                 groups = None if groups is None else np.asarray(groups)[y.rows]
                 folds = None if folds is None else np.asarray(folds)[y.rows]
             cs = [float(c) for c in (DEFAULT_CS if self.Cs is None else self.Cs)]
@@ -287,7 +287,7 @@ class LinearProbe(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         if isinstance(X, EmbeddingStore):
             self.n_features_in_ = X.embedding_size
             if isinstance(y, (str, os.PathLike)):
-                named = Named.read(y, X)
+                named = StoreLabels.read(y, X)
                 return Rows(X, named.rows), named
             if y is None:
                 raise InvalidArgumentError(
@@ -319,7 +319,7 @@ class LinearProbe(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
 
     def _encode(self, rows: Rows, y: Any, sample_weight: ArrayLike | None) -> Labels:
         """Turn labels into numbers; sets `classes_` and `multilabel_`."""
-        if isinstance(y, Named):
+        if isinstance(y, StoreLabels):
             if sample_weight is not None:
                 sample_weight = np.asarray(sample_weight)[y.rows]
             names, y = y.classes, y.y
@@ -340,9 +340,7 @@ class LinearProbe(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             y = y.astype(bool)
             self.classes_ = np.arange(y.shape[1]) if names is None else names
             if not y.any() or y.all():
-                raise InvalidArgumentError(
-                    "y says the same for every row and class; a classifier needs both kinds of examples"
-                )
+                raise InvalidArgumentError("y is all zeros or all ones; a classifier needs both kinds of examples")
         else:
             y = column_or_1d(y, warn=True)
             self.classes_, y = np.unique(y, return_inverse=True)
@@ -388,7 +386,7 @@ class LinearProbe(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             raise InvalidArgumentError("validation must be a pair of vectors and labels, (X, y)")
         X, y = validation
         if isinstance(X, EmbeddingStore) and isinstance(y, (str, os.PathLike)):
-            named = Named.read(y, X, None if not self.multilabel_ else self.classes_)
+            named = StoreLabels.read(y, X, None if not self.multilabel_ else self.classes_)
             rows, y = self._rows_like(X).take(named.rows), named.y
         else:
             rows, y = self._rows_like(X), np.asarray(y)

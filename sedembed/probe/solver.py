@@ -1,10 +1,10 @@
-"""Linear classifiers to their optimum, several problems at once: L-BFGS with a preconditioner made for them.
+"""Linear classifiers at their optimum, several problems at once, by preconditioned L-BFGS.
 
 Minimised for each problem, as scikit-learn does: C · Σᵢ sᵢ · loss(yᵢ, W xᵢ + b) + ½‖W‖², with b not penalised; the
 loss is softmax cross-entropy, or a logistic loss for each class on its own. The variables are coordinates along the
-principal directions of the data. There the Hessian of a class is near to a diagonal plus what the few rows add about
-which the class is in doubt; its inverse by Woodbury's formula takes the place of L-BFGS's usual multiple of one, and a
-handful of steps do what took hundreds.
+principal directions of the data. In these coordinates the Hessian of a class is close to a diagonal plus a low-rank
+term from the most uncertain samples. Its inverse, by Woodbury's formula, replaces the initial multiple of the identity
+in L-BFGS. A few steps then do what took hundreds.
 """
 
 from __future__ import annotations

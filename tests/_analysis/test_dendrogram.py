@@ -9,7 +9,7 @@ import pytest
 from scipy.cluster import hierarchy
 from scipy.spatial.distance import pdist, squareform
 
-from sedembed._analysis.dendrogram import choose, grow
+from sedembed._analysis.dendrogram import check_options, cluster_rows
 from tests._analysis.weight_vectors_helpers import grouped_rows
 
 
@@ -20,7 +20,7 @@ class TestTree:
     )
     def test_merges_against_scipy(self, linkage, distance):
         rows = grouped_rows(4, 5)
-        tree = grow(rows, choose(linkage, distance))
+        tree = cluster_rows(rows, check_options(linkage, distance))
         expected = hierarchy.linkage(pdist(rows, distance), linkage)
         np.testing.assert_allclose(np.sort(tree.merges[:, 2]), np.sort(expected[:, 2]), rtol=1e-9)
         np.testing.assert_allclose(hierarchy.cophenet(tree.merges), hierarchy.cophenet(expected), rtol=1e-9)
@@ -31,7 +31,7 @@ class TestTree:
     def test_order_of_the_leaves_against_all_orders(self, linkage):
         for seed in range(20):
             rows = np.random.default_rng(seed).standard_normal((8, 5))
-            tree = grow(rows, choose(linkage, "cosine"))
+            tree = cluster_rows(rows, check_options(linkage, "cosine"))
             square = squareform(pdist(rows, "cosine"))
 
             def length(order, square=square):
@@ -44,7 +44,7 @@ class TestTree:
             assert length(tree.order) == pytest.approx(min(map(length, orders[-1])), abs=1e-12)
 
     def test_known_groups_are_found_and_numbered_along_the_leaves(self):
-        tree = grow(grouped_rows(4, 6), choose())
+        tree = cluster_rows(grouped_rows(4, 6), check_options())
         assert tree.count == 4
         assert [len(set(tree.clusters[group::4])) for group in range(4)] == [1] * 4
         along = tree.clusters[tree.order]
@@ -53,7 +53,7 @@ class TestTree:
 
     def test_silhouette_against_a_plain_loop(self):
         rows = grouped_rows(3, 4, noise=1.5)
-        tree = grow(rows, choose(), 3)
+        tree = cluster_rows(rows, check_options(), 3)
         unit = rows / np.linalg.norm(rows, axis=1, keepdims=True)
         distance = 1 - unit @ unit.T
         values = []
@@ -71,7 +71,7 @@ class TestTree:
         assert tree.silhouettes[3] == pytest.approx(np.mean(values), abs=1e-9)
 
     def test_nodes_know_their_cluster(self):
-        tree = grow(grouped_rows(2, 5), choose(), 2)
+        tree = cluster_rows(grouped_rows(2, 5), check_options(), 2)
         nodes = tree.node_clusters()
         np.testing.assert_array_equal(nodes[:10], tree.clusters)
         leaves = [{int(c)} for c in tree.clusters]
@@ -81,34 +81,34 @@ class TestTree:
 
     @pytest.mark.parametrize("number", [1, 2, 7, 20])
     def test_number_of_clusters(self, number):
-        assert grow(grouped_rows(4, 5), choose(), number).count == number
+        assert cluster_rows(grouped_rows(4, 5), check_options(), number).count == number
 
     @pytest.mark.parametrize("number", [0, 21])
     def test_number_of_clusters_out_of_range(self, number):
         with pytest.raises(ValueError, match=f"from 1 to 20, the number of classes, got {number}"):
-            grow(grouped_rows(4, 5), choose(), number)
+            cluster_rows(grouped_rows(4, 5), check_options(), number)
 
     def test_two_rows(self):
-        tree = grow(np.eye(2, 5), choose())
+        tree = cluster_rows(np.eye(2, 5), check_options())
         assert tree.count == 1
         assert tree.merges.shape == (1, 4)
 
     def test_equal_rows(self):
-        tree = grow(np.ones((5, 3)) * [1, 2, 3], choose(), 3)
+        tree = cluster_rows(np.ones((5, 3)) * [1, 2, 3], check_options(), 3)
         assert tree.count == 1
         assert np.isnan(tree.cophenetic)
 
     def test_defaults(self):
-        assert choose() == choose("average", "cosine")
-        assert choose("ward") == choose("ward", "euclidean")
-        assert choose(None, "correlation") == choose("average", "correlation")
+        assert check_options() == check_options("average", "cosine")
+        assert check_options("ward") == check_options("ward", "euclidean")
+        assert check_options(None, "correlation") == check_options("average", "correlation")
 
     def test_ward_needs_euclidean(self):
         with pytest.raises(ValueError, match=r"ward joins by squared Euclidean.*use distance euclidean, or linkage av"):
-            choose("ward", "cosine")
+            check_options("ward", "cosine")
 
     def test_unknown_names(self):
         with pytest.raises(ValueError, match="linkage must be one of average, complete, single, ward, got 'median'"):
-            choose("median")
+            check_options("median")
         with pytest.raises(ValueError, match="distance must be one of cosine, euclidean, correlation, got 'L1'"):
-            choose("single", "L1")
+            check_options("single", "L1")

@@ -7,8 +7,8 @@ import pytest
 from scipy.spatial.distance import pdist
 
 from sedembed._analysis import figures
-from sedembed._analysis.dendrogram import choose, grow
-from sedembed._analysis.weight_vectors import LARGE, Plane, place
+from sedembed._analysis.dendrogram import check_options, cluster_rows
+from sedembed._analysis.weight_vectors import LARGE, Plane, project_2d
 from tests._analysis.figures_helpers import overlapping_share
 
 
@@ -26,7 +26,7 @@ def grown(count: int):
     rng = np.random.default_rng(0)
     rows = rng.standard_normal((10, 40))[np.arange(count) % 10] + 0.5 * rng.standard_normal((count, 40))
     names = [f"class number {i:03d}" for i in range(count)]
-    return grow(rows, choose()), names
+    return cluster_rows(rows, check_options()), names
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +43,7 @@ class TestFigures:
         from matplotlib.collections import LineCollection
 
         tree, names = grown(count)
-        figure = figures.dendrogram(tree, names, choose())
+        figure = figures.dendrogram(tree, names, check_options())
         boxes = text_boxes(figure, names)
         assert overlapping_share(boxes) == 0
         order = np.argsort([text.get_text() for text in figure.axes[1].texts if text.get_text() in set(names)])
@@ -64,7 +64,7 @@ class TestFigures:
         from matplotlib.colors import to_hex
 
         tree, names = grown(50)
-        (lines,) = figures.dendrogram(tree, names, choose()).axes[0].findobj(LineCollection)
+        (lines,) = figures.dendrogram(tree, names, check_options()).axes[0].findobj(LineCollection)
         got = [to_hex(colour) for colour in lines.get_colors()]
         expected = [figures.PALETTE[c - 1] if c else "#777777" for c in tree.node_clusters()[50:]]
         assert got == expected
@@ -89,7 +89,7 @@ class TestFigures:
 
     def test_plane_says_that_it_is_pca(self):
         tree, names = grown(3)
-        figure = figures.plane(place(np.eye(3, 5), "cosine"), tree, names)
+        figure = figures.plane(project_2d(np.eye(3, 5), "cosine"), tree, names)
         assert any("by PCA" in text.get_text() for text in figure.texts)
 
     def test_full_matrix(self, heat):
@@ -130,8 +130,8 @@ class TestFigures:
     def test_names_of_all_kinds(self, tmp_path):
         names = ["cash $5$ and $x", "<b>&amp;</b>", "鳥のさえずり", "x" * 300, "", "two\nlines"]
         rows = np.random.default_rng(0).standard_normal((6, 8))
-        tree = grow(rows, choose())
-        figure = figures.dendrogram(tree, names, choose())
+        tree = cluster_rows(rows, check_options())
+        figure = figures.dendrogram(tree, names, check_options())
         shown = [text.get_text() for text in figure.axes[1].texts]
         assert {"cash $5$ and $x", "<b>&amp;</b>", "\ufffd" * 6, "x" * 47 + "…", "", "two lines"} <= set(shown)
         figures.save(figure, tmp_path / "names")  # warnings are errors here

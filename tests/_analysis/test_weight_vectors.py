@@ -18,7 +18,7 @@ from sedembed._analysis.weight_vectors import (
     correlate,
     estimate_event_rows,
     event_rows,
-    place,
+    project_2d,
     standardise_rows,
 )
 from sedembed.batch.embed_folder import embed_folder
@@ -195,13 +195,13 @@ class TestEstimate:
 class TestPlane:
     def test_same_seed_same_points(self):
         rows = grouped_rows(4, 5)
-        first, again = (place(rows, "cosine", seed=3).points for _ in range(2))
+        first, again = (project_2d(rows, "cosine", seed=3).points for _ in range(2))
         np.testing.assert_array_equal(first, again)
         assert first.shape == (20, 2)
         assert np.isfinite(first).all()
 
     def test_members_of_a_group_are_neighbours(self):
-        plane = place(grouped_rows(4, 10, noise=0.2), "correlation")
+        plane = project_2d(grouped_rows(4, 10, noise=0.2), "correlation")
         distance = np.linalg.norm(plane.points[:, None] - plane.points[None], axis=2)
         np.fill_diagonal(distance, np.inf)
         assert (distance.argmin(1) % 4 == np.arange(40) % 4).all()
@@ -210,7 +210,7 @@ class TestPlane:
     @pytest.mark.parametrize("count", [2, 3, 4])
     def test_few_rows_by_principal_components(self, count):
         rows = np.random.default_rng(0).standard_normal((count, 6))
-        plane = place(rows, "euclidean")
+        plane = project_2d(rows, "euclidean")
         assert (plane.method, plane.perplexity) == ("PCA", None)
         centred = rows - rows.mean(0)
         left, values, _ = np.linalg.svd(centred, full_matrices=False)
@@ -222,9 +222,9 @@ class TestPlane:
     @pytest.mark.parametrize("perplexity", [0.5, 20, 30, float("nan")])
     def test_perplexity_out_of_range(self, perplexity):
         with pytest.raises(ValueError, match="at least 1 and below the number of classes, 20, got"):
-            place(grouped_rows(4, 5), "cosine", perplexity=perplexity)
+            project_2d(grouped_rows(4, 5), "cosine", perplexity=perplexity)
 
     @pytest.mark.parametrize("seed", [-1, 2**32])
     def test_seed_out_of_range(self, seed):
         with pytest.raises(ValueError, match="seed must be from 0 to 4294967295"):
-            place(grouped_rows(4, 5), "cosine", seed=seed)
+            project_2d(grouped_rows(4, 5), "cosine", seed=seed)

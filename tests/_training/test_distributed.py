@@ -163,7 +163,7 @@ class TestTwoProcesses:
 class TestOneProcess:
     def test_is_alone(self) -> None:
         alone = current_processes()
-        assert (alone.first, alone.count, alone.gather(3), alone.from_first(4)) == (True, 1, [3], 4)
+        assert (alone.first, alone.count, alone.gather(3)) == (True, 1, [3])
         assert alone.share([1, 2, 3]) == [1, 2, 3]
         with join_processes("cpu") as device:
             assert device == torch.device("cpu")

@@ -1,6 +1,6 @@
 """Train a network to give what a teacher gives: ``python -m sedembed._training.distillation.distill --help``.
 
-The teacher hears the very mixture that the student hears, so no label is ever wrong.
+Teacher and student get the same mixture of sounds, so no label is ever wrong.
 """
 
 from __future__ import annotations
@@ -176,7 +176,7 @@ class Trainer:
     ) -> None:
         self.config, self.out, self.device = config, out, torch.device(device)
         out.mkdir(parents=True, exist_ok=True)
-        self._hold_config(out / "config.json")
+        self._check_or_write_config(out / "config.json")
         torch.manual_seed(config.seed)
         self.collection = open_collection(data, cache, config.held_out_share)
         folders = [data] if isinstance(data, Path) else list(data)
@@ -211,7 +211,7 @@ class Trainer:
             self.step, self.scale, self.best, self.bad = 0, 1.0, math.inf, 0
         _freeze(self.student.network, self.average.network, config.frozen_blocks)
 
-    def _hold_config(self, path: Path) -> None:
+    def _check_or_write_config(self, path: Path) -> None:
         text = json.dumps(asdict(self.config), indent=2) + "\n"
         if path.exists() and path.read_text() != text:
             raise InvalidArgumentError(f"{path} holds other settings; use another --out, or the settings of that run")
@@ -311,12 +311,12 @@ class Trainer:
         """Train to the last step, then write the averaged network as a model directory."""
         config = self.config
         log_path = self.out / "log.csv"
-        started, heard = time.monotonic(), 0.0
+        started, seconds = time.monotonic(), 0.0
         sums = np.zeros(3)
         for batch in self._batches(self.step):
             sums += self._update(batch.to(self.device))
             self.step += 1
-            heard += batch.features.shape[0] * batch.features.shape[1] / self.student.network.feature_rate
+            seconds += batch.features.shape[0] * batch.features.shape[1] / self.student.network.feature_rate
             if self.step % 10 == 0:
                 row: dict[str, Any] = {
                     "step": self.step,
@@ -324,7 +324,7 @@ class Trainer:
                     "bce": f"{sums[0] / 10:.4f}",
                     "embedding_mse": f"{sums[1] / 10:.4f}",
                     "local_mse": f"{sums[2] / 10:.4f}",
-                    "audio_seconds_per_second": f"{heard / (time.monotonic() - started):.1f}",
+                    "audio_seconds_per_second": f"{seconds / (time.monotonic() - started):.1f}",
                     "held_out_bce": "",
                     "held_out_kl": "",
                     "held_out_mse": "",
@@ -476,7 +476,7 @@ def _sampling_weights(logits: NDArray[np.float16], collection: Collection, rarit
     """
     probabilities = 1.0 / (1.0 + np.exp(-logits.astype(np.float64)))
     amounts = probabilities.sum(0)
-    # Two recordings' worth more, or an event that the teacher hardly ever hears would rule.
+    # Two recordings more, or an event that the teacher almost never finds would dominate.
     strongest = (probabilities / (amounts + 2.0)).max(1)
     rare = np.sqrt((probabilities / amounts).sum(1)) if rarity == "spread" else strongest
     weights = rare * np.sqrt(np.diff(collection.starts)) * ~collection.held_out

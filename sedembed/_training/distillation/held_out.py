@@ -56,7 +56,9 @@ def main() -> None:
     parser.add_argument("--data", type=Path, nargs="+", required=True, help="folders that the model was trained on")
     parser.add_argument("--cache", type=Path, required=True, help="folder of the decoded audio")
     parser.add_argument("--share", type=float, default=0.01, help="held_out_share of the run's settings")
-    parser.add_argument("--threshold", type=float, default=0.3, help="probability from which the teacher's word counts")
+    parser.add_argument(
+        "--threshold", type=float, default=0.3, help="teacher probability above which a class counts as present"
+    )
     arguments = parser.parse_args()
     collection = open_collection(arguments.data, arguments.cache, arguments.share)
     teacher = load_teacher(arguments.data[0] / "teacher" / "mn04_as.safetensors")
