@@ -190,23 +190,23 @@ def read_run(directory: Path) -> dict[str, Any]:
         text = file.read_bytes()
     except (FileNotFoundError, NotADirectoryError):
         raise StoreError(
-            f"expected a store at {directory}, found no {RUN_FILE} there; make one with embed_folder"
+            f"Expected a store at {directory}, found no {RUN_FILE} there; make one with embed_folder."
         ) from None
     except OSError as error:
-        raise StoreError(f"{file} cannot be read: {error.strerror or error}; check its permissions") from error
+        raise StoreError(f"{file} cannot be read: {error.strerror or error}; check its permissions.") from error
     try:
         run = read_json_object(text, "its text")
         if type(run.get("format_version")) is int and run["format_version"] != FORMAT_VERSION:
             raise StoreError(
                 f"{directory} has format {run['format_version']}, and this sedembed reads format {FORMAT_VERSION}; "
-                "use the version of sedembed that wrote it, or embed the folder again"
+                "use the version of sedembed that wrote it, or embed the folder again."
             )
         _check_run(run)
     except StoreError:
         raise
     except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise StoreError(
-            f"{file} is damaged ({error}); restore it from a copy, or delete the store and run embed_folder again"
+            f"{file} is damaged ({error}); restore it from a copy, or delete the store and run embed_folder again."
         ) from error
     return run
 
@@ -257,7 +257,7 @@ def missing(file: Path) -> StoreError:
     """Make the error for a file that the manifest names and that is not there."""
     return StoreError(
         f"Expected the file {file}, which {MANIFEST_FILE} names, and found none; restore it from a copy, or run "
-        "embed_folder again, which embeds what was in it"
+        "embed_folder again, which embeds what was in it."
     )
 
 
@@ -269,7 +269,7 @@ def check_files(directory: Path, run: dict[str, Any]) -> tuple[Manifest | None, 
         if manifest is None and run.get("manifest", False):
             raise StoreError(
                 f"Expected the file {directory / MANIFEST_FILE} and found none; restore it from a copy, or run "
-                "embed_folder again, which reads every file of the store and writes a new manifest"
+                "embed_folder again, which reads every file of the store and writes a new manifest."
             )
         try:
             for name in () if manifest is None else manifest.files:
@@ -312,5 +312,5 @@ def damaged(file: Path, problem: object) -> StoreError:
     """Make the error for a damaged file."""
     return StoreError(
         f"{file} is damaged ({problem}); restore it from a copy, or delete it and run embed_folder again, which embeds "
-        "the files that were in it"
+        "the files that were in it."
     )

@@ -81,7 +81,7 @@ class Manifest:
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise StoreError(
                 f"{file} is damaged ({error}); restore it from a copy, or delete it and run embed_folder again, which "
-                "reads every file of the store and writes a new manifest"
+                "reads every file of the store and writes a new manifest."
             ) from error
 
     def write(self, directory: Path) -> None:

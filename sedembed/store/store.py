@@ -237,7 +237,7 @@ class EmbeddingStore:
         if pc.count_distinct(index["path"]).as_py() != len(index):
             raise StoreError(
                 f"{self.directory} holds more than one vector of one path, so two runs wrote to it at once; "
-                "delete it and run embed_folder again"
+                "delete it and run embed_folder again."
             )
         return index, order
 
@@ -368,7 +368,7 @@ class EmbeddingStore:
         from sedembed.types import Frames
 
         if not self.run["settings"]["frames"]:
-            raise StoreError(f"{self.directory} holds clip vectors only; make another with embed_folder(frames=True)")
+            raise StoreError(f"{self.directory} holds clip vectors only; make another with embed_folder(frames=True).")
         shard, _ = self._find(int(self._order[1][self._row(path)]))
         number = shard_number(shard)
         files = [file for file in list_shards(self.directory, FRAMES) if shard_number(file) == number]
@@ -377,7 +377,7 @@ class EmbeddingStore:
         if not len(table):
             raise StoreError(
                 f"{self.directory / FRAMES} is damaged (no file holds the frames of {path!r}); restore it from a copy, "
-                f"or delete {shard} and run embed_folder again"
+                f"or delete {shard} and run embed_folder again."
             )
         return Frames(as_matrix(table["embedding"], self.embedding_size), table["time"].to_numpy())
 
@@ -404,7 +404,7 @@ class EmbeddingStore:
         file = Path(path)
         if file.suffix != ".npz":
             raise InvalidArgumentError(
-                f"expected a file name that ends in .npz, got {str(file)!r}; Parquet is there already"
+                f"Expected a file name that ends in .npz, got {str(file)!r}; Parquet is there already."
             )
         with atomic_file(file) as opened:
             np.savez(opened, vectors=self.vectors, paths=np.array(self.paths, dtype=np.str_))
@@ -413,12 +413,12 @@ class EmbeddingStore:
     def _row(self, query: str | int) -> int:
         if isinstance(query, int):
             if not -len(self) <= query < len(self):
-                raise MissingVectorError(f"row {query} is not in {self.directory}, which has {len(self)} rows")
+                raise MissingVectorError(f"row {query} is not in {self.directory}, which has {len(self)} rows.")
             return query % len(self)
         row = pc.index(self.index["path"], query).as_py()
         if row < 0:
             raise MissingVectorError(
-                f"{query!r} has no vector in {self.directory}; paths are relative to the embedded folder"
+                f"{query!r} has no vector in {self.directory}; paths are relative to the embedded folder."
             )
         return int(row)
 
@@ -450,14 +450,14 @@ class EmbeddingStore:
         if vectors.ndim not in (1, 2) or vectors.shape[-1] != self.embedding_size or not len(vectors):
             size = self.embedding_size
             raise InvalidArgumentError(
-                f"expected one vector of shape ({size},) or several of shape (queries, {size}), got shape "
-                f"{vectors.shape}; embed the query with the model of the store"
+                f"Expected one vector of shape ({size},) or several of shape (queries, {size}), got shape "
+                f"{vectors.shape}; embed the query with the model of the store."
             )
         # Divided by the largest number first: squares of numbers beyond 1e154 would overflow.
         largest = np.abs(vectors).max(-1, keepdims=True)
         if not np.all((largest > 0) & (largest < np.inf)):
             raise InvalidArgumentError(
-                "expected a query of finite numbers that are not all zero; its cosine is not defined"
+                "Expected a query of finite numbers that are not all zero; its cosine is not defined."
             )
         scaled = vectors / largest
         return np.atleast_2d(scaled / np.linalg.norm(scaled, axis=-1, keepdims=True))
@@ -490,7 +490,7 @@ class EmbeddingStore:
             if position < count:
                 return file, position
             position -= count
-        raise StoreError(f"{self.directory} has changed; open it again")
+        raise StoreError(f"{self.directory} has changed; open it again.")
 
     @cached_property
     def _vector_file(self) -> VectorFile:

@@ -427,7 +427,7 @@ class StoreWriter:
             if shard_number(file) in committed and not file.exists():
                 raise StoreError(
                     f"Expected the file {file}, which {MANIFEST_FILE} names, and found none; restore it from a copy, "
-                    f"or delete the shard {SHARDS}/vectors-{shard_number(file):05d}.parquet and run embed_folder again"
+                    f"or delete the shard {SHARDS}/vectors-{shard_number(file):05d}.parquet and run embed_folder again."
                 )
         for file in list_shards(self.directory, FRAMES):
             name = name_of(file)
@@ -478,8 +478,8 @@ def _refuse_foreign(directory: Path) -> None:
     others = sorted(name for name in names if name not in (_LOCK_FILE, MANIFEST_FILE) and not name.endswith(".partial"))
     if others and RUN_FILE not in names:
         raise StoreError(
-            f"expected an empty directory or a store at {directory}, found {others[0]!r} and no {RUN_FILE}; "
-            "choose another directory"
+            f"Expected an empty directory or a store at {directory}, found {others[0]!r} and no {RUN_FILE}; "
+            "choose another directory."
         )
 
 
@@ -490,7 +490,7 @@ def _refuse_others(directory: Path, old: dict[str, Any], new: dict[str, Any]) ->
         differing = [key for key in sorted({*before, *after}) if before.get(key) != after.get(key)] or ["fingerprint"]
         what = "; ".join(f"{key} is {before.get(key)!r} there and {after.get(key)!r} now" for key in differing)
         raise StoreError(
-            f"{directory} was made with other settings ({what}); use the same ones, or another output directory"
+            f"{directory} was made with other settings ({what}); use the same ones, or another output directory."
         )
     if old["folder"] != new["folder"]:
         raise StoreError(
@@ -501,7 +501,7 @@ def _refuse_others(directory: Path, old: dict[str, Any], new: dict[str, Any]) ->
 
 def _refuse_read_only(directory: Path) -> None:
     if directory.exists() and not os.access(directory, os.W_OK | os.X_OK):
-        raise StoreError(f"no files can be made in {directory}; change its permissions or choose another directory")
+        raise StoreError(f"No files can be made in {directory}; change its permissions or choose another directory.")
 
 
 def _take_lock(directory: Path) -> Lock:
@@ -510,5 +510,5 @@ def _take_lock(directory: Path) -> Lock:
         return Lock(directory / _LOCK_FILE)
     except LockedError:
         raise StoreError(
-            f"another run is writing to {directory}; wait until it ends, or choose another output directory"
+            f"Another run is writing to {directory}; wait until it ends, or choose another output directory."
         ) from None

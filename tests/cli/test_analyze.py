@@ -93,7 +93,7 @@ def test_weak_clusters_are_told(tmp_path, run):
         (["--clusters", "7"], "from 1 to 6, the number of classes, got 7"),
         (["--perplexity", "6"], "below the number of classes, 6, got 6"),
         (["--seed", "-1"], "seed must be from 0"),
-        (["--store", "nowhere"], "expected a store at nowhere"),
+        (["--store", "nowhere"], "Expected a store at nowhere"),
     ],
 )
 def test_settings_that_mean_nothing(run, tmp_path, options, text):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import json
 import subprocess
 import sys
@@ -259,7 +260,7 @@ class TestFitRefuses:
 
     def test_missing_things(self, store, labels, tmp_path, capsys):
         for where, csv_, said in [
-            (tmp_path / "none", labels, "expected a store at"),
+            (tmp_path / "none", labels, "Expected a store at"),
             (store.directory, tmp_path / "none.csv", "Expected a CSV of labels"),
             (store.directory, tmp_path, "got a directory"),
         ]:
@@ -385,6 +386,7 @@ class TestPredictRefuses:
         # The same in a store: nothing is written for vectors that the probe does not know.
         run = json.loads(json.dumps(store.run))
         run["settings"]["model_sha256"] = "0" * 64
+        run["fingerprint"] = hashlib.sha256(json.dumps(run["settings"], sort_keys=True).encode()).hexdigest()
         with StoreWriter(tmp_path / "other", run):
             pass
         assert "they differ in sha256" in self.refused(capsys, probe, tmp_path / "other", "-o", tmp_path / "o.csv")

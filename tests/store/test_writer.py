@@ -63,12 +63,12 @@ class TestRefused:
         process = start_process(program, out=str(tmp_path), run=describe())
         while not (tmp_path / ".ready.partial").exists():
             assert process.is_alive()
-        with pytest.raises(StoreError, match="another run is writing"):
+        with pytest.raises(StoreError, match="Another run is writing"):
             fill(tmp_path, range(1))
         process.kill()
         process.join()
         fill(tmp_path, range(1))
-        with StoreWriter(tmp_path, describe()), pytest.raises(StoreError, match="another run is writing"):
+        with StoreWriter(tmp_path, describe()), pytest.raises(StoreError, match="Another run is writing"):
             fill(tmp_path, range(1))
 
 
