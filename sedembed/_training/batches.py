@@ -6,13 +6,13 @@ from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from sedembed._training.clips import ClipSet
-from sedembed._training.distillation.collection import spec_augment_bounds
 from sedembed._training.distributed import Processes
 from sedembed._training.features import (
     FeatureStore,
@@ -23,6 +23,7 @@ from sedembed._training.features import (
 )
 from sedembed._training.sampler import BalancedOrder, Order, ShuffledOrder, positions_of
 from sedembed._training.settings import TrainConfig
+from sedembed._training.spec_augment import mask_features
 from sedembed.errors import DatasetError
 from sedembed.models.base import Backbone
 
@@ -83,8 +84,8 @@ class BatchMaker:
             self.order = ShuffledOrder(len(clips), config.seed)
         self._config, self._clips, self._features, self._processes = config, clips, features, processes
         self._rate = network.feature_rate
-        own: float | str = 0.0 if network.spec_augment_fill == "zero" else "mean"
-        self._fill = own if config.spec_augment_fill is None else config.spec_augment_fill
+        own, chosen = network.spec_augment_fill, config.spec_augment_fill
+        self._fill: float | Literal["zero", "mean"] = own if chosen is None else chosen
         self._frames = None if config.seconds is None else count_frames(network, config.seconds)
         self._mean = network.mean.detach().cpu().numpy()
         self._std = network.std.detach().cpu().numpy()
@@ -103,12 +104,8 @@ class BatchMaker:
             features = np.concatenate((features, np.broadcast_to(silence, (short, len(silence)))))
         normalised = np.asarray((features - self._mean) / self._std, np.float32)
         if config.spec_augment:
-            frames, bins = normalised.shape
-            most = min(round(config.spec_augment_seconds * self._rate), frames)
-            interval, band = spec_augment_bounds(frames, bins, most, min(config.spec_augment_bins, bins), rng)
-            fill = normalised.mean() if self._fill == "mean" else self._fill
-            normalised[interval] = fill
-            normalised[:, band] = fill
+            longest = round(config.spec_augment_seconds * self._rate)
+            mask_features(normalised, longest, config.spec_augment_bins, self._fill, rng)
         return normalised, index, np.asarray((silence - self._mean) / self._std, np.float32)
 
     def _draw(self, position: int) -> tuple[int, NDArray[np.float32]]:

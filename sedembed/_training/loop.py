@@ -17,6 +17,7 @@ from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
 from sedembed._training.batches import Batch, BatchMaker
+from sedembed._training.checkpoint import load_checkpoint, save_checkpoint
 from sedembed._training.clips import ClipSet
 from sedembed._training.distributed import current_processes, share_batch_statistics
 from sedembed._training.features import FeatureStore, UnreadableClipError
@@ -348,8 +349,6 @@ class Training:
         return self._folder.path / name
 
     def _save(self) -> None:
-        from sedembed._utils.files import atomic_file
-
         self._write_failures()
         state = self.network.state_dict()
         broken = [key for key, value in state.items() if value.is_floating_point() and not bool(value.isfinite().all())]
@@ -365,22 +364,17 @@ class Training:
                 "best": self.best,
                 "losses": self._losses,
             }
-            with atomic_file(self._path(CHECKPOINT)) as opened:
-                torch.save(everything, opened)
+            save_checkpoint(self._path(CHECKPOINT), everything)
 
     def _load(self) -> None:
-        path = self._path(CHECKPOINT)
-        try:
-            state = torch.load(path, map_location="cpu", weights_only=True)
-            self.network.load_state_dict(state["network"])
-            self.optimizer.load_state_dict(state["optimizer"])
-            self._scheduler.load_state_dict(state["scheduler"])
-            self._scaler.load_state_dict(state["scaler"])
-            self.step, self.best, self._losses = state["step"], state["best"], list(state["losses"])
-        except Exception as error:  # a damaged file can raise anything
-            raise DatasetError(
-                f"{path} cannot be read ({type(error).__name__}); choose another folder, or delete it to begin again"
-            ) from error
+        load_checkpoint(self._path(CHECKPOINT), self._restore)
+
+    def _restore(self, state: dict[str, Any]) -> None:
+        self.network.load_state_dict(state["network"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self._scheduler.load_state_dict(state["scheduler"])
+        self._scaler.load_state_dict(state["scaler"])
+        self.step, self.best, self._losses = state["step"], state["best"], list(state["losses"])
 
     def _write_model(self, name: str, scores: dict[str, float] | None) -> None:
         if not self._processes.first:

@@ -19,7 +19,7 @@ from tqdm import tqdm
 from sedembed._training.distillation.augment import filter_sound
 from sedembed.errors import InvalidArgumentError
 
-__all__ = ["Collection", "CropSettings", "draw_crop", "draw_mixture", "open_collection", "spec_augment_bounds"]
+__all__ = ["Collection", "CropSettings", "draw_crop", "draw_mixture", "open_collection"]
 
 SAMPLE_RATE = 16_000
 
@@ -184,12 +184,3 @@ def _draw_sound(
 
 def _rms(waveform: NDArray[np.float32]) -> float:
     return float(np.sqrt(np.mean(np.square(waveform, dtype=np.float64)))) + 1e-4
-
-
-def spec_augment_bounds(
-    frames: int, bins: int, max_frames: int, max_bins: int, rng: np.random.Generator
-) -> tuple[slice, slice]:
-    """Draw one time interval and one frequency band with uniform widths up to the given ones (SpecAugment)."""
-    width, height = int(rng.integers(max_frames + 1)), int(rng.integers(max_bins + 1))
-    start, low = int(rng.integers(frames - width + 1)), int(rng.integers(bins - height + 1))
-    return slice(start, start + width), slice(low, low + height)

@@ -27,18 +27,18 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from sedembed._training.checkpoint import load_checkpoint, save_checkpoint
 from sedembed._training.distillation.collection import (
     SAMPLE_RATE,
     Collection,
     CropSettings,
     draw_mixture,
     open_collection,
-    spec_augment_bounds,
 )
 from sedembed._training.distillation.config import DistillConfig
 from sedembed._training.distillation.muon import Muon
 from sedembed._training.distillation.teacher import TEACHER_CELL_SECONDS, TEACHER_SAMPLE_RATE, load_teacher
-from sedembed._utils.files import atomic_file
+from sedembed._training.spec_augment import mask_features
 from sedembed.errors import DivergedError, InvalidArgumentError
 from sedembed.models.base import Backbone
 from sedembed.models.layers.blocks import ConvBlock, fold_batchnorm
@@ -239,14 +239,10 @@ class Trainer:
         network = self.student.network
         features = torch.stack([network.features(torch.from_numpy(waveform)) for waveform in waveforms])
         features = (features - network.mean.cpu()) / network.std.cpu()
-        frames, bins = features.shape[1:]
-        longest = min(round(SPEC_AUGMENT_SECONDS * network.feature_rate), frames)
+        longest = round(SPEC_AUGMENT_SECONDS * network.feature_rate)
         for item in features:
             if rng.random() < config.spec_augment_probability:
-                time_part, band = spec_augment_bounds(frames, bins, longest, SPEC_AUGMENT_BINS, rng)
-                fill = 0.0 if network.spec_augment_fill == "zero" else item.mean().item()
-                item[time_part] = fill
-                item[:, band] = fill
+                mask_features(item, longest, SPEC_AUGMENT_BINS, network.spec_augment_fill, rng)
         up = [soxr.resample(waveform, SAMPLE_RATE, TEACHER_SAMPLE_RATE, quality="HQ") for waveform in waveforms]
         return Batch(features, *self._ask_teacher(np.stack(up)))
 
@@ -428,8 +424,7 @@ class Trainer:
             "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
             "plateau": (self.scale, self.best, self.bad),
         }
-        with atomic_file(path) as opened:
-            torch.save(state, opened)
+        save_checkpoint(path, state)
 
     def _begin_with_model(self, directory: Path) -> None:
         """Take the weights of a finished model; what only a checkpoint holds begins anew."""
@@ -446,7 +441,9 @@ class Trainer:
             nn.init.zeros_(part.to_teacher.bias)
 
     def _load(self, path: Path) -> None:
-        state = torch.load(path, map_location=self.device, weights_only=True)
+        load_checkpoint(path, self._restore, self.device)
+
+    def _restore(self, state: dict[str, Any]) -> None:
         self.step = state["step"]
         self.student.load_state_dict(state["student"])
         self.average.load_state_dict(state["average"])

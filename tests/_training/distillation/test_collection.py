@@ -12,7 +12,6 @@ from sedembed._training.distillation.collection import (
     draw_crop,
     draw_mixture,
     open_collection,
-    spec_augment_bounds,
 )
 from sedembed._training.distillation.distill import _sampling_weights
 from tests._training.distillation.distill_helpers import data, write_folder  # noqa: F401
@@ -125,14 +124,3 @@ class TestCollection:
         spread = np.diff(_sampling_weights(logits, collection, "spread"), prepend=0.0) / np.sqrt(1000)
         expected = [0.45 + 0.01 / 0.83 + 0.05 / 1.05, 0.05 + 0.8 / 0.83 + 0.05 / 1.05]
         np.testing.assert_allclose(spread[1:3], np.sqrt(expected), rtol=1e-6)
-
-    def test_spec_augment_widths(self):
-        rng = np.random.default_rng(0)
-        bounds = [spec_augment_bounds(400, 64, 80, 16, rng) for _ in range(4000)]
-        times = np.array([part.stop - part.start for part, _ in bounds])
-        bands = np.array([band.stop - band.start for _, band in bounds])
-        assert (times.min(), times.max(), bands.min(), bands.max()) == (0, 80, 0, 16)
-        assert times.mean() == pytest.approx(40, abs=2)
-        assert bands.mean() == pytest.approx(8, abs=0.5)
-        assert max(part.stop for part, _ in bounds) <= 400
-        assert max(band.stop for _, band in bounds) <= 64
