@@ -125,6 +125,7 @@ def fit_one(
     basis: torch.Tensor | None = None,
 ) -> Fitted:
     """Fit all rows with one C, from a start near the solution or from nothing."""
+    c = _for_two_rows(c, labels, settings)
     problem = _problem(rows, labels, settings, basis=basis)
     with _bar(settings, None, "fit", rows if isinstance(problem, _OnDisk) else None) as bar:
         if start is not None:
@@ -158,6 +159,7 @@ def score_path(
     basis : Tensor (D, D), optional
         Principal directions of all rows, where the fits shared them.
     """
+    cs = [_for_two_rows(c, labels, settings) for c in cs]
     scores = np.full((len(splits), len(cs)), np.nan)
     sums: list[Start | None] = [None] * len(cs)
     sizes = [len(split.train) for split in splits]
@@ -191,6 +193,14 @@ def score_path(
                     bar.update(len(cs) - k - 1)
                     break
     return scores, sums, basis
+
+
+def _for_two_rows(c: float, labels: Labels, settings: Settings) -> float:
+    """C that gives two classes the optimum of one penalised row, as scikit-learn has it.
+
+    The rows of two classes are +w/2 and -w/2, and ½‖W‖² is then ¼‖w‖²: half of what is meant.
+    """
+    return c / 2 if labels.classes == 2 and not settings.multilabel else c
 
 
 # --- problems ------------------------------------------------------------------------------------------------------

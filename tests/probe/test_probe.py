@@ -128,7 +128,7 @@ class TestRefusals:
             probe.fit(x, np.zeros(30))
         with pytest.raises(ValueError, match="indicator"):
             probe.fit(x, np.stack([y, y], 1))
-        with pytest.raises(ValueError, match="same for every row"):
+        with pytest.raises(ValueError, match="all zeros or all ones"):
             probe.fit(x, np.zeros((30, 3), int))
         with pytest.raises(ValueError, match="needs one class a row"):
             LinearProbe(metric="accuracy", progress=False).fit(x, np.eye(3, dtype=int)[y])
@@ -160,3 +160,33 @@ class TestRefusals:
     def test_too_few_rows_to_choose_by(self):
         with pytest.warns(UserWarning, match="C = 1 is taken"):
             assert LinearProbe(progress=False).fit(np.eye(2), [0, 1]).C_ == 1.0
+
+
+class TestTwoClasses:
+    """One row of weights is penalised, not two: the optimum is that of LogisticRegression with the same C."""
+
+    @pytest.mark.parametrize("C", [0.01, 1.0, 100.0])
+    def test_breast_cancer(self, C: float):
+        from sklearn.datasets import load_breast_cancer
+        from sklearn.linear_model import LogisticRegression
+        from sklearn.preprocessing import StandardScaler
+
+        X, y = load_breast_cancer(return_X_y=True)
+        probe = LinearProbe(C, normalize="none").fit(StandardScaler().fit_transform(X), y)
+        known = LogisticRegression(C=C, tol=1e-10, max_iter=10_000).fit(StandardScaler().fit_transform(X), y)
+        scaled = StandardScaler().fit_transform(X)
+        np.testing.assert_allclose(probe.predict_proba(scaled), known.predict_proba(scaled), atol=1e-5)
+        np.testing.assert_allclose(
+            probe.coef_[1] - probe.coef_[0], known.coef_[0], atol=1e-4 * np.abs(known.coef_).max()
+        )
+
+    def test_weights_of_rows_and_a_chosen_c(self):
+        from sklearn.datasets import load_breast_cancer
+        from sklearn.linear_model import LogisticRegression
+        from sklearn.preprocessing import StandardScaler
+
+        X, y = load_breast_cancer(return_X_y=True)
+        X, weights = StandardScaler().fit_transform(X), np.random.default_rng(0).uniform(0, 2, len(y))
+        probe = LinearProbe("auto", normalize="none", Cs=[0.001, 0.1, 10.0]).fit(X, y, sample_weight=weights)
+        known = LogisticRegression(C=probe.C_, tol=1e-10, max_iter=10_000).fit(X, y, sample_weight=weights)
+        np.testing.assert_allclose(probe.predict_proba(X), known.predict_proba(X), atol=1e-5)
