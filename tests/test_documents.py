@@ -22,7 +22,6 @@ NEEDS = {
     "audioset": "a copy of AudioSet",
     "TALNet.pt": "the authors' checkpoint",
     "RUN": "a run of a training",
-    " labels.csv": "labels of the reader's own",
     "PROBE": "names of the reader's own",
     "FILE": "names of the reader's own",
 }

@@ -7,7 +7,6 @@ import os
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -20,8 +19,8 @@ from sklearn.utils.multiclass import check_classification_targets, type_of_targe
 from sklearn.utils.validation import check_is_fitted, column_or_1d, validate_data
 
 from sedembed.errors import InvalidArgumentError, InvalidTypeError, ProbeError
-from sedembed.metrics import check_name
-from sedembed.probe.features import NORMALIZATIONS, Normalization, Normalizer, Rows
+from sedembed.probe.checks import DEFAULT_CS, check_parameters, refuse_other_model
+from sedembed.probe.features import Normalization, Normalizer, Rows
 from sedembed.probe.fitting import Fitted, Labels, Settings, Split, fit_one, score_path, scores_of
 from sedembed.probe.inputs import (
     Scorer,
@@ -33,6 +32,7 @@ from sedembed.probe.inputs import (
     row_weights,
     widened,
 )
+from sedembed.probe.serialization import SavedProbe, read_probe, write_probe
 from sedembed.probe.splits import inner_splits
 from sedembed.probe.torch_head import ProbeHead
 from sedembed.store.store import EmbeddingStore
@@ -42,9 +42,6 @@ if TYPE_CHECKING:
 
 __all__ = ["LinearProbe"]
 
-DEFAULT_CS = tuple(float(f"{c:.3g}") for c in np.logspace(-1, 4, 11))
-# What two sets of vectors must have in common to be of one kind.
-_IDENTITY = ("version", "sha256", "front_end_version")
 _TOLERANCE, _TOLERANCE_FLOAT64 = 1e-6, 1e-20
 
 
@@ -202,7 +199,7 @@ class LinearProbe(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         ProbeError
             For labels that do not fit the store, or validation vectors of another model.
         """
-        self._check_parameters()
+        check_parameters(self)
         rows, y = self._check_rows(X, y)
         known = self._encode(rows, y, sample_weight)
         self.model_ = identity(X) if isinstance(X, EmbeddingStore) else None if model is None else identity(model)
@@ -257,19 +254,6 @@ class LinearProbe(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
                 ConvergenceWarning,
                 stacklevel=3,
             )
-
-    def _check_parameters(self) -> None:
-        if self.normalize not in NORMALIZATIONS:
-            raise InvalidArgumentError(f"normalize must be one of {', '.join(NORMALIZATIONS)}, got {self.normalize!r}")
-        cs: list[Any] = [self.C] if self.C != "auto" else list(DEFAULT_CS if self.Cs is None else self.Cs)
-        if not cs or not all(isinstance(c, (int, float, np.number)) and 0 < c < np.inf for c in cs):
-            raise InvalidArgumentError(f'C must be a positive number or "auto", and Cs positive numbers; got {cs}')
-        if any(b <= a for a, b in pairwise(cs)):
-            raise InvalidArgumentError(f"Cs must ascend, because each fit begins from the one before; got {cs}")
-        if self.metric is not None:
-            check_name(self.metric)
-        if (self.tol is not None and not self.tol > 0) or not self.max_iter >= 1 or not self.max_memory >= 1:
-            raise InvalidArgumentError("tol, max_iter and max_memory must be positive")
 
     def _settings(self) -> Settings:
         return Settings(
@@ -507,17 +491,7 @@ class LinearProbe(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         ProbeError
             If its version, weights or front end differ. A probe fitted on plain arrays knows no model and passes.
         """
-        mine, other = getattr(self, "model_", None), identity(vectors)
-        if mine is None:
-            return
-        differing = [key for key in _IDENTITY if mine[key] != other[key]]
-        if differing:
-            raise ProbeError(
-                f"the probe was fitted on vectors of {mine['name']} version {mine['version']} "
-                f"({mine['sha256'][:8]}…), and these are of {other['name']} version {other['version']} "
-                f"({other['sha256'][:8]}…); they differ in {' and '.join(differing)}: embed the recordings with the "
-                "model of the probe, or fit a new probe"
-            )
+        refuse_other_model(getattr(self, "model_", None), vectors)
 
     def to_torch(self) -> ProbeHead:
         """Make a module of the same function, to be trained further or joined to a network.
@@ -550,10 +524,12 @@ class LinearProbe(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         ProbeError
             If something else is there, it cannot be written, or classes are neither numbers nor strings.
         """
-        from sedembed.probe.serialization import write_probe
-
         check_is_fitted(self)
-        return write_probe(self, Path(path).expanduser())
+        tensors = {"coef": self.coef_, "intercept": self.intercept_, "mean": self.mean_, "scale": self.scale_}
+        known = (self.multilabel_, self.C_, self.scores_, self.n_iter_, self.model_)
+        return write_probe(
+            SavedProbe(self.get_params(deep=False), self.classes_, tensors, *known), Path(path).expanduser()
+        )
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> LinearProbe:
@@ -574,6 +550,16 @@ class LinearProbe(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         ProbeError
             If there is none, or it is damaged or of a newer format.
         """
-        from sedembed.probe.serialization import read_probe
-
-        return read_probe(Path(path).expanduser(), cls)
+        file = Path(path).expanduser()
+        saved = read_probe(file)
+        try:
+            probe = cls(**saved.parameters)
+            check_parameters(probe)
+        except (TypeError, ValueError) as error:
+            raise ProbeError(f"{file} is damaged ({error}); restore it from a copy, or fit again.") from error
+        probe.coef_, probe.intercept_ = saved.tensors["coef"], saved.tensors["intercept"]
+        probe.mean_, probe.scale_ = saved.tensors["mean"], saved.tensors["scale"]
+        probe.classes_, probe.multilabel_, probe.model_ = saved.classes, saved.multilabel, saved.model
+        probe.C_, probe.scores_, probe.n_iter_ = saved.c, saved.scores, saved.passes
+        probe.n_features_in_ = probe.coef_.shape[1]
+        return probe

@@ -3,59 +3,86 @@
 from __future__ import annotations
 
 import hashlib
-import importlib.metadata
 import json
 import shutil
 import uuid
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
-from sedembed import __version__
+from sedembed._utils.schema import is_finite, read_json_object
+from sedembed._utils.versions import list_versions
 from sedembed.errors import ProbeError
 
-if TYPE_CHECKING:
-    from sedembed.probe.probe import LinearProbe
-
-__all__ = ["read_probe", "write_probe"]
+__all__ = ["SavedProbe", "read_probe", "write_probe"]
 
 FORMAT_VERSION = 1
 JSON_FILE = "probe.json"
 TENSORS_FILE = "probe.safetensors"
-# Parameters of the estimator that are plain values; `cv` may be any object and is used only in fitting.
-_PARAMETERS = (
-    "C", "normalize", "metric", "Cs", "class_weight", "tol", "max_iter", "max_memory", "random_state"
-)  # fmt: skip
+# Of this machine or of one fit: not part of what a probe is.
+_NOT_SAVED = ("cv", "device", "progress")
+_TENSORS = ("coef", "intercept", "mean", "scale")
 
 
-def write_probe(probe: LinearProbe, path: Path) -> Path:
+@dataclass(frozen=True)
+class SavedProbe:
+    """All of a fitted probe that is kept on disk.
+
+    Attributes
+    ----------
+    parameters : dict
+        What `get_params` gives; those that belong to a machine or to one fit are left out.
+    classes : ndarray, shape (K,)
+        Numbers, strings or truth values.
+    tensors : dict of str to ndarray
+        coef (K, D), intercept (K,), mean (D,), scale (D,).
+    multilabel : bool
+        Whether a row may have several classes.
+    c : float
+        The C of the fit.
+    scores : dict of float to float
+        Score of each C that was tried.
+    passes : int
+        Passes over the rows.
+    model : dict or None
+        Which model the vectors came from.
+    """
+
+    parameters: dict[str, Any]
+    classes: NDArray[Any]
+    tensors: dict[str, NDArray[Any]]
+    multilabel: bool
+    c: float
+    scores: dict[float, float]
+    passes: int
+    model: dict[str, Any] | None
+
+
+def write_probe(saved: SavedProbe, path: Path) -> Path:
     """Write a fitted probe; what was there is replaced in one step."""
     if path.exists() and (not path.is_dir() or (any(path.iterdir()) and not (path / JSON_FILE).exists())):
-        raise ProbeError(f"{path} is there and is not a probe; choose another directory")
-    tensors = save({"coef": probe.coef_, "intercept": probe.intercept_, "mean": probe.mean_, "scale": probe.scale_})
-    parameters = {name: getattr(probe, name) for name in _PARAMETERS}
-    parameters["Cs"] = None if probe.Cs is None else [float(c) for c in probe.Cs]
-    weight = probe.class_weight
-    # JSON has only strings as keys: pairs keep numbers what they are.
-    if isinstance(weight, Mapping):
-        parameters["class_weight"] = [[_plain(key), _plain(value)] for key, value in weight.items()]
+        raise ProbeError(f"{path} is there and is not a probe; choose another directory.")
+    tensors = save(saved.tensors)
+    parameters = {name: _plain(value) for name, value in saved.parameters.items() if name not in _NOT_SAVED}
+    versions = list_versions("scikit-learn")
     description = {
         "format_version": FORMAT_VERSION,
-        "sedembed": __version__,
-        "scikit-learn": importlib.metadata.version("scikit-learn"),
-        "model": probe.model_,
-        "classes": _write_classes(probe.classes_),
-        "classes_dtype": "str" if probe.classes_.dtype.kind == "O" else probe.classes_.dtype.kind,
-        "multilabel": probe.multilabel_,
-        "C": probe.C_,
-        "scores": [[c, score] for c, score in probe.scores_.items()],
-        "passes": probe.n_iter_,
-        "parameters": {name: _plain(value) for name, value in parameters.items()},
+        "sedembed": versions["sedembed"],
+        "scikit-learn": versions["scikit-learn"],
+        "model": saved.model,
+        "classes": _write_classes(saved.classes),
+        "classes_dtype": "str" if saved.classes.dtype.kind == "O" else saved.classes.dtype.kind,
+        "multilabel": saved.multilabel,
+        "C": saved.c,
+        "scores": [[c, score] for c, score in saved.scores.items()],
+        "passes": saved.passes,
+        "parameters": parameters,
         "tensors_sha256": hashlib.sha256(tensors).hexdigest(),
     }
     partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}.partial")
@@ -71,57 +98,70 @@ def write_probe(probe: LinearProbe, path: Path) -> Path:
         else:
             partial.rename(path)
     except OSError as error:
-        raise ProbeError(f"could not write {path}: {error.strerror or error}; choose another place") from error
+        raise ProbeError(f"Could not write {path}: {error.strerror or error}; choose another place.") from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return path
 
 
-def read_probe(path: Path, kind: type[LinearProbe]) -> LinearProbe:
-    """Read what `write_probe` wrote."""
+def read_probe(path: Path) -> SavedProbe:
+    """Read what `write_probe` wrote.
+
+    Raises
+    ------
+    ProbeError
+        If there is none, or it is damaged or of a newer format.
+    """
     try:
-        description = json.loads((path / JSON_FILE).read_text("utf-8"))
-        data = (path / TENSORS_FILE).read_bytes()
+        text, data = (path / JSON_FILE).read_bytes(), (path / TENSORS_FILE).read_bytes()
     except (FileNotFoundError, NotADirectoryError) as error:
         raise ProbeError(
-            f"expected a probe at {path}, found no {Path(error.filename).name} there; make one with "
-            "LinearProbe.save or `sedembed probe fit`"
+            f"Expected a probe at {path}, found no {Path(error.filename).name} there; make one with "
+            "LinearProbe.save or `sedembed probe fit`."
         ) from None
-    except (OSError, ValueError) as error:
+    except OSError as error:
         raise _damaged(path, error) from error
-    if not isinstance(description, dict) or "format_version" not in description:
-        raise _damaged(path, "no format_version")
-    if description["format_version"] != FORMAT_VERSION:
+    try:
+        description = read_json_object(text, JSON_FILE)
+        version = description["format_version"]
+    except (ValueError, KeyError) as error:
+        raise _damaged(path, error) from error
+    if version != FORMAT_VERSION:
         raise ProbeError(
-            f"{path} has format {description['format_version']}, and this sedembed reads format {FORMAT_VERSION}; use "
-            "the version of sedembed that wrote it, or fit again"
+            f"{path} has format {version}, and this sedembed reads format {FORMAT_VERSION}; use the version of "
+            "sedembed that wrote it, or fit again."
         )
     try:
-        if hashlib.sha256(data).hexdigest() != description["tensors_sha256"]:
-            raise ValueError(f"{TENSORS_FILE} does not belong to {JSON_FILE}")
-        tensors = load(data)
-        parameters = dict(description["parameters"])
-        if isinstance(parameters["class_weight"], list):
-            parameters["class_weight"] = dict(parameters["class_weight"])
-        probe = kind(**parameters)
-        probe.classes_ = _read_classes(description["classes"], description["classes_dtype"])
-        probe.coef_, probe.intercept_ = tensors["coef"], tensors["intercept"]
-        probe.mean_, probe.scale_ = tensors["mean"], tensors["scale"]
-        probe.multilabel_ = bool(description["multilabel"])
-        probe.C_ = float(description["C"])
-        probe.scores_ = {float(c): float(score) for c, score in description["scores"]}
-        probe.n_iter_ = int(description["passes"])
-        probe.model_ = description["model"]
-        probe.n_features_in_ = probe.coef_.shape[1]
-        if probe.coef_.shape[0] != len(probe.classes_):
-            raise ValueError(f"{len(probe.classes_)} classes and {probe.coef_.shape[0]} rows of weights")
-    except (KeyError, TypeError, ValueError, SafetensorError) as error:
+        return _parse(description, data)
+    except (KeyError, TypeError, ValueError, OverflowError, SafetensorError) as error:
         raise _damaged(path, error) from error
-    return probe
+
+
+def _parse(description: dict[str, Any], data: bytes) -> SavedProbe:
+    if hashlib.sha256(data).hexdigest() != description["tensors_sha256"]:
+        raise ValueError(f"{TENSORS_FILE} does not belong to {JSON_FILE}")
+    tensors = load(data)
+    classes = _read_classes(description["classes"], description["classes_dtype"])
+    parameters = dict(description["parameters"])
+    _ = parameters["C"], parameters["normalize"]  # without them it is no probe
+    if isinstance(parameters.get("class_weight"), list):
+        parameters["class_weight"] = dict(parameters["class_weight"])
+    for name in _TENSORS:
+        shape = (len(classes),) if name == "intercept" else tensors["coef"].shape[1:]
+        shape = (len(classes), *shape) if name == "coef" else shape
+        if tensors[name].shape != shape or not np.isfinite(tensors[name]).all():
+            raise ValueError(f"{name} has the shape {tensors[name].shape}, expected {shape} of finite numbers")
+    model, multilabel, passes = (description[name] for name in ("model", "multilabel", "passes"))
+    if not isinstance(model, dict | None) or type(multilabel) is not bool or type(passes) is not int:
+        raise ValueError("model, multilabel or passes is of another type than expected")
+    scores = {float(c): float(score) for c, score in description["scores"]}
+    if not is_finite(description["C"]):
+        raise ValueError(f"C is {description['C']!r}, expected a finite number")
+    return SavedProbe(parameters, classes, tensors, multilabel, float(description["C"]), scores, passes, model)
 
 
 def _damaged(path: Path, problem: object) -> ProbeError:
-    return ProbeError(f"{path} is damaged ({problem}); restore it from a copy, or fit again")
+    return ProbeError(f"{path} is damaged ({problem}); restore it from a copy, or fit again.")
 
 
 def _write_classes(classes: NDArray[Any]) -> list[Any]:
@@ -139,5 +179,12 @@ def _read_classes(names: list[Any], kind: str) -> NDArray[Any]:
 
 
 def _plain(value: Any) -> Any:
-    """Make a numpy number one of Python's."""
-    return value.item() if isinstance(value, np.generic) else value
+    """Make a value one that JSON has: numbers of NumPy, sequences and mappings of them."""
+    if isinstance(value, np.generic):
+        return value.item()
+    if isinstance(value, Mapping):
+        # JSON has only strings as keys: pairs keep numbers what they are.
+        return [[_plain(key), _plain(item)] for key, item in value.items()]
+    if isinstance(value, np.ndarray | list | tuple):
+        return [_plain(item) for item in value]
+    return value

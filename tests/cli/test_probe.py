@@ -389,7 +389,7 @@ class TestPredictRefuses:
         run["fingerprint"] = hashlib.sha256(json.dumps(run["settings"], sort_keys=True).encode()).hexdigest()
         with StoreWriter(tmp_path / "other", run):
             pass
-        assert "they differ in sha256" in self.refused(capsys, probe, tmp_path / "other", "-o", tmp_path / "o.csv")
+        assert "They differ in sha256" in self.refused(capsys, probe, tmp_path / "other", "-o", tmp_path / "o.csv")
         assert not (tmp_path / "o.csv").exists()
 
     def test_a_local_model_has_to_be_named(self, probe, folder, capsys):
@@ -407,7 +407,7 @@ class TestPredictRefuses:
 
     def test_places(self, probe, folder, store, tmp_path, capsys):
         assert "Expected a recording, a folder or a store" in self.refused(capsys, probe, tmp_path / "none")
-        assert "expected a probe at" in self.refused(capsys, tmp_path, folder)
+        assert "Expected a probe at" in self.refused(capsys, tmp_path, folder)
         assert "-o needs the name of a file" in self.refused(capsys, probe, store.directory, "-o", tmp_path)
         assert "-o needs" in self.refused(capsys, probe, store.directory, "-o", tmp_path / "none" / "o.csv")
         assert "is a store" in self.refused(capsys, probe, store.directory, "--store", tmp_path / "s")

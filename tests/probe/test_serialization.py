@@ -67,7 +67,7 @@ class TestFiles:
         description = json.loads((path / "probe.json").read_text())
         for change, message in (
             ({"format_version": 2}, "format 2"),
-            ({"classes": [1]}, "1 classes"),
+            ({"classes": [1]}, r"coef has the shape \(3, 5\), expected \(1, 5\)"),
             ({"parameters": {}}, "damaged"),
             ({"C": None}, "damaged"),
         ):
@@ -92,3 +92,47 @@ class TestFiles:
         probe = LinearProbe(C=1.0, progress=False).fit(x, np.array(["2020-01-01", "2020-01-02"], "datetime64[D]")[y])
         with pytest.raises(ProbeError, match="numbers or strings"):
             probe.save(tmp_path / "probe")
+
+
+def test_every_parameter_is_saved(tmp_path: Path):
+    """All of `get_params` but what belongs to a machine or a fit, so that a new parameter needs no line here."""
+    parameters = json.loads((saved_probe(tmp_path) / "probe.json").read_text())["parameters"]
+    assert parameters.keys() == LinearProbe().get_params().keys() - {"cv", "device", "progress"}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"parameters": {"normalize": "whiten"}},
+        {"parameters": {"sharpness": 3}},
+        {"parameters": {"C": -1}},
+        {"parameters": 3},
+        {"multilabel": "no"},
+        {"passes": None},
+        {"model": [1]},
+        {"C": "many"},
+        {"scores": [[1]]},
+        {"classes": {"a": 1}},
+    ],
+)
+def test_values_of_another_kind_are_damage(tmp_path: Path, change: dict):
+    path = saved_probe(tmp_path)
+    description = json.loads((path / "probe.json").read_text())
+    for key, value in change.items():
+        description[key] = {**description[key], **value} if isinstance(value, dict) and key == "parameters" else value
+    (path / "probe.json").write_text(json.dumps(description))
+    with pytest.raises(ProbeError, match="is damaged"):
+        LinearProbe.load(path)
+
+
+@pytest.mark.parametrize("text", ["", "[" * 100_000, "null", '{"format_version": 1}'])
+def test_text_that_is_no_probe(tmp_path: Path, text: str):
+    path = saved_probe(tmp_path)
+    (path / "probe.json").write_text(text)
+    with pytest.raises(ProbeError, match="is damaged"):
+        LinearProbe.load(path)
+
+
+def saved_probe(folder: Path) -> Path:
+    rng = np.random.default_rng(0)
+    return LinearProbe(1.0).fit(rng.normal(size=(30, 4)).astype(np.float32), np.arange(30) % 3).save(folder / "probe")
