@@ -126,7 +126,8 @@ def open_shard(
             raise ValueError("its size or checksum is not that of the manifest")
         with pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True) as opened:
             _refuse_schema(opened.schema_arrow, schema)
-            table = opened.read(columns)
+            # One thread: one of Arrow's that lets go of `data` while Python ends would abort the process.
+            table = opened.read(columns, use_threads=False)
             recordings = (opened.schema_arrow.metadata or {}).get(RECORDINGS_KEY)
         pairs = None if recordings is None else [(int(a), int(b)) for a, b in json.loads(recordings)]
         if pairs is not None and len(pairs) != len(table):
@@ -152,7 +153,7 @@ def read_failures(directory: Path, manifest: Manifest | None = None) -> pa.Table
             raise ValueError("its size or checksum is not that of the manifest")
         with pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True) as opened:
             _refuse_schema(opened.schema_arrow, FAILURES_SCHEMA)
-            return opened.read()
+            return opened.read(use_threads=False)  # as above
 
 
 def read_frames(file: Path, embedding_size: int, path: str, manifest: Manifest | None = None) -> pa.Table:

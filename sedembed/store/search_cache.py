@@ -83,7 +83,9 @@ class VectorFile:
             data = (self.directory / state["index"]).read_bytes()
             if hashlib.sha256(data).hexdigest() != state["index_sha256"]:
                 return None
-            table = pa.ipc.open_file(pa.BufferReader(data)).read_all()
+            # One thread: one of Arrow's that lets go of `data` while Python ends would abort the process.
+            options = pa.ipc.IpcReadOptions(use_threads=False)
+            table = pa.ipc.open_file(pa.BufferReader(data), options=options).read_all()
         except (OSError, pa.ArrowException):
             return None
         return table.drop_columns([_POSITION]), table[_POSITION].to_numpy()
