@@ -13,6 +13,7 @@ import torch
 from torch import distributed, nn
 
 from sedembed.errors import InvalidArgumentError
+from sedembed.models.layers.replace import replace_layers
 
 __all__ = ["Processes", "current_processes", "join_processes", "share_batch_statistics"]
 
@@ -157,6 +158,17 @@ class SharedBatchNorm2d(nn.BatchNorm2d):
     PyTorch's own `SyncBatchNorm` computes on CUDA only. Processes may hold unequal numbers of items.
     """
 
+    @classmethod
+    def like(cls, layer: nn.Module) -> SharedBatchNorm2d:
+        """Layer that shares the parameters and statistics of another one."""
+        assert isinstance(layer, nn.BatchNorm2d)
+        with torch.device("meta"):
+            made = cls(layer.num_features, layer.eps, layer.momentum)
+        made.weight, made.bias = layer.weight, layer.bias
+        made.running_mean, made.running_var = layer.running_mean, layer.running_var
+        made.num_batches_tracked = layer.num_batches_tracked
+        return made.train(layer.training)
+
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(batch, channel, time, bin) → the same shape; in evaluation mode exactly `nn.BatchNorm2d`."""
         if not self.training:
@@ -185,7 +197,5 @@ def share_batch_statistics(network: nn.Module, device: torch.device) -> nn.Modul
     if device.type == "cuda":
         converted: nn.Module = nn.SyncBatchNorm.convert_sync_batchnorm(network)  # type: ignore[no-untyped-call]
         return converted
-    for module in network.modules():
-        if type(module) is nn.BatchNorm2d:
-            module.__class__ = SharedBatchNorm2d
+    replace_layers(network, lambda layer: SharedBatchNorm2d.like(layer) if type(layer) is nn.BatchNorm2d else None)
     return network
