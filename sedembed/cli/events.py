@@ -25,7 +25,11 @@ def register(add: AddCommand) -> None:
     sub = add("detect", _detect, "find onset and offset of the sound events of a recording, or of each one in a folder")
     sub.add_argument("path", metavar="FILE|FOLDER", type=Path)
     sub.add_argument(
-        "-o", "--out", type=Path, help="file to write, for audacity and a folder a folder (default: standard output)"
+        "-o",
+        "--out",
+        type=Path,
+        help="file to write; with --format audacity and a FOLDER, the folder of the "
+        "label files (default: standard output)",
     )
     sub.add_argument(
         "--format",
@@ -52,7 +56,7 @@ def _add_rules(parser: argparse.ArgumentParser) -> None:
         metavar="X",
         type=_threshold,
         action="append",
-        help="probability from which on a sound is an event (default: 0.3); repeat as LABEL=X for a single sound",
+        help="probability from which a sound counts as an event (default: 0.3); repeat as LABEL=X for a single sound",
     )
     parser.add_argument(
         "--labels", metavar="LABELS", action="append", help='only these sounds, separated by ";" (default: all)'

@@ -60,9 +60,11 @@ def register(add: AddCommand) -> None:
         "--seed", type=int, default=0, help="chooses which recordings of a larger store are drawn (default: 0)"
     )
     sub.add_argument(
-        "--max-points", type=int, metavar="N", help="of larger stores draw so many (default: 10000; pca: 50000)"
+        "--max-points", type=int, metavar="N", help="draw at most so many recordings (default: 10000; pca: 50000)"
     )
-    sub.add_argument("--dark", action="store_true", help="dark ground for the picture; the page follows its reader")
+    sub.add_argument(
+        "--dark", action="store_true", help="dark background for the picture; the page follows the reader's setting"
+    )
     _add_store_model(sub)
 
 

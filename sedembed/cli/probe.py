@@ -68,7 +68,8 @@ def register(add: AddCommand) -> None:
     )
     sub.add_argument(
         "--metric",
-        help="what C is chosen by: accuracy, top5, map, lwlrap, mauc, ... (default: accuracy, or map if multi-label)",
+        help="the score by which C is chosen: accuracy, top5, map, lwlrap, mauc, "
+        "... (default: accuracy, or map if multi-label)",
     )
     sub.add_argument("--cv", metavar="N", type=int, help="folds of the inner split that chooses C (default: 5)")
     split = sub.add_mutually_exclusive_group()
@@ -93,7 +94,7 @@ def register(add: AddCommand) -> None:
     sub.add_argument("--device", help="such as cpu or cuda:0 (default: the first GPU, else the CPU)")
     sub.add_argument("--precision", choices=["float32", "bfloat16"], help="default: that of the vectors fitted on")
     sub.add_argument("--local-files-only", action="store_true", help="never open a connection")
-    sub.add_argument("--json", action="store_true", help="one JSON object a line instead of CSV")
+    sub.add_argument("--json", action="store_true", help="write one JSON object on each line instead of CSV")
 
 
 def _add(commands: Any, name: str, command: Command, text: str) -> argparse.ArgumentParser:
