@@ -55,13 +55,13 @@ class LinearProbe(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     Parameters
     ----------
     C : float or "auto"
-        Weight of the losses. "auto" tries `Cs` and keeps the one with the best validation score, of equals the
-        smallest.
+        Weight of the losses. "auto" tries `Cs` and keeps the one with the best validation score; among equal scores
+        the smallest.
     normalize : {"standardize+l2", "l2", "none"}
         What is done to each vector first: standardise each dimension by the training rows, then scale to unit length
         (the paper's chain for TALNet), unit length only (for WEANet), or nothing.
     metric : str, optional
-        What C is chosen by: "accuracy", "macro_accuracy", "top5" (any k), "map", "mauc", "d_prime", "lwlrap". By
+        Score by which C is chosen: "accuracy", "macro_accuracy", "top5" (any k), "map", "mauc", "d_prime", "lwlrap". By
         default "accuracy", and "map" for several labels a row.
     Cs : sequence of float, optional
         Values to try, best in ascending equal ratios; by default eleven from 0.1 to 10 000.
@@ -75,11 +75,10 @@ class LinearProbe(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         Relative tolerance on the objective; by default 1e-6, and machine precision for vectors of float64. The fits
         that choose C always use 1e-6.
     max_iter : int
-        Passes over the rows at most, for each C.
+        Most passes over the rows, for each C.
     max_memory : int
-        Bytes of float vectors held at once; working copies come on top, so that a fit takes up to three times as much.
-        More of them are read again and again, from an array on disk (`numpy.memmap`) or
-        a store, to the same optimum.
+        Bytes of float vectors held in memory. Working copies come on top, so a fit takes up to three times as much.
+        Larger sets are streamed from disk (`numpy.memmap` or a store) in every pass, to the same optimum.
     device : str or torch.device, optional
         Where to compute; by default the CPU.
     random_state : int
@@ -92,7 +91,8 @@ class LinearProbe(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     classes_ : ndarray, shape (C,)
         Names of the classes, sorted; for an indicator without names their numbers.
     coef_, intercept_ : ndarray, shapes (C, D) and (C,)
-        For vectors after normalisation. Also two classes have a row each.
+        For vectors after normalisation. Two classes have a row each: minus and plus half of the one row that
+        scikit-learn has.
     mean_, scale_ : ndarray of float64, shape (D,)
         Statistics of the standardisation; zeros and ones without it.
     C_ : float
@@ -179,7 +179,7 @@ class LinearProbe(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         sample_weight : array (N,), optional
             Weight of each row in the statistics, the losses and the validation accuracy.
         validation : (X, y), optional
-            Rows to choose C by, not to be fitted.
+            Rows that choose C; they are not fitted.
         groups : array (N,), optional
             Rows of one group stay together in the inner split. N counts all rows of `X`, also those without a label.
         folds : array (N,), optional
