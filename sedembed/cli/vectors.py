@@ -39,6 +39,12 @@ def register(add: AddCommand) -> None:
     sub = add("convert", _convert, "turn the authors' TALNet.pt into a model directory, running no code of its pickles")
     sub.add_argument("checkpoint", metavar="CHECKPOINT", type=Path)
     sub.add_argument("--normalizer", metavar="PKL", type=Path, help="the normalizer.pkl beside it")
+    sub.add_argument(
+        "--pooling",
+        choices=["linear", "max", "average", "exponential", "attention"],
+        help="that the network was trained with; a checkpoint does not say it (default: attention if it has the layer "
+        "fc_att, else linear)",
+    )
     sub.add_argument("-o", "--out", metavar="DIR", required=True, type=Path)
 
 
@@ -123,6 +129,6 @@ def _models(options: argparse.Namespace) -> int:
 def _convert(options: argparse.Namespace) -> int:
     from sedembed.models.convert import convert_checkpoint
 
-    out = convert_checkpoint(options.checkpoint, options.out, normalizer=options.normalizer)
+    out = convert_checkpoint(options.checkpoint, options.out, normalizer=options.normalizer, pooling=options.pooling)
     print(f'{out} is ready: sedembed.load_model("{out}")')
     return GOOD

@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from sedembed.errors import ModelNotFoundError, WeightsError
-from sedembed.models.talnet import TALNetConfig
+from sedembed.errors import InvalidArgumentError, ModelNotFoundError, WeightsError
+from sedembed.models.talnet import Pooling, TALNetConfig
 from sedembed.models.weights import assemble, save_pretrained
 
 __all__ = ["convert_checkpoint"]
@@ -50,6 +50,7 @@ def convert_checkpoint(
     out_dir: str | os.PathLike[str],
     *,
     normalizer: str | os.PathLike[str] | None = None,
+    pooling: Pooling | None = None,
 ) -> Path:
     """Convert a TALNet checkpoint of the authors' code (cmu-thesis) to safetensors.
 
@@ -57,13 +58,15 @@ def convert_checkpoint(
     ----------
     checkpoint : path
         `TALNet.pt`: {"model": state_dict, "optimizer": ...} or a state_dict alone, as any PyTorch since 0.4 saved it,
-        from Python 2 or 3, CPU or GPU; also ports that keep each convolution twice. A network with `fc_att` becomes
-        one with attention pooling; any other gets linear softmax pooling.
+        from Python 2 or 3, CPU or GPU; also ports that keep each convolution twice.
     out_dir : path
         Directory to write; made if missing.
     normalizer : path, optional
         The `normalizer.pkl` beside the checkpoint, a pickled pair (mean, standard deviation) of 64 numbers each. By
         default the values of the authors' AudioSet training set, which come with the package.
+    pooling : {"linear", "max", "average", "exponential", "attention"}, optional
+        How the network pools probabilities over time; a checkpoint does not say it. By default attention for a network
+        with `fc_att`. For any other, linear softmax is assumed, and a warning says so.
 
     Returns
     -------
@@ -85,7 +88,19 @@ def convert_checkpoint(
         _logger.info("No normalizer given: using the values of the authors' AudioSet training set.")
     else:
         mean, std = read_normalizer(normalizer)
-    pooling: Any = "attention" if any(key.startswith("fc_att.") for key in state) else "linear"
+    attends = any(key.startswith("fc_att.") for key in state)
+    if pooling is not None and (pooling == "attention") != attends:
+        raise InvalidArgumentError(
+            f"pooling={pooling!r} does not fit {checkpoint}: it {'has' if attends else 'does not have'} the layer "
+            "fc_att of attention pooling. Leave pooling out, or name the one that the network was trained with."
+        )
+    if pooling is None and not attends:
+        _logger.warning(
+            "%s does not say which pooling it was trained with; linear softmax is assumed. If it was another one, "
+            "convert again with --pooling.",
+            checkpoint,
+        )
+    pooling = pooling or ("attention" if attends else "linear")
     config = TALNetConfig(mean=mean, std=std, pooling=pooling)
     network = assemble(config, state, f"The checkpoint {checkpoint}")
     used = "the authors' AudioSet training set" if normalizer is None else f"`{Path(normalizer).name}`"

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import torch
 
+from sedembed.cli.main import main
 from sedembed.errors import ModelNotFoundError, WeightsError
 from sedembed.models import convert
 from sedembed.models.convert import convert_checkpoint, read_normalizer
@@ -135,6 +136,28 @@ class TestLayouts:
         convert_checkpoint(tmp_path / "att.pt", tmp_path / "out", normalizer=saved_normalizer(tmp_path))
         assert_converted(tmp_path / "out", attention, "attention")
         assert resolve(tmp_path / "out").config.mean == tuple(MEAN)
+
+
+class TestPooling:
+    def test_linear_is_assumed_and_said(self, state: State, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+        torch.save(state, tmp_path / "TALNet.pt")
+        convert_checkpoint(tmp_path / "TALNet.pt", tmp_path / "out")
+        assert resolve(tmp_path / "out").config.pooling == "linear"
+        assert "linear softmax is assumed" in caplog.text
+
+    @pytest.mark.parametrize("pooling", ["linear", "max", "average", "exponential"])
+    def test_named(self, state: State, tmp_path: Path, pooling: Any, caplog: pytest.LogCaptureFixture) -> None:
+        torch.save(state, tmp_path / "TALNet.pt")
+        arguments = ["convert", str(tmp_path / "TALNet.pt"), "-o", str(tmp_path / "out"), "--pooling", pooling]
+        assert main(arguments) == 0
+        assert resolve(tmp_path / "out").config.pooling == pooling
+        assert "assumed" not in caplog.text
+
+    def test_one_that_does_not_fit_the_layers(self, state: State, tmp_path: Path) -> None:
+        torch.save(state, tmp_path / "TALNet.pt")
+        with pytest.raises(ValueError, match=r"'attention' does not fit .* it does not have the layer fc_att"):
+            convert_checkpoint(tmp_path / "TALNet.pt", tmp_path / "out", pooling="attention")
+        assert not (tmp_path / "out").exists()
 
 
 class TestRefused:
