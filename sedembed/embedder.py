@@ -226,11 +226,11 @@ class Embedder:
     ) -> list[Any]:
         """Sound events with onset and offset.
 
-        The probability of each sound in each frame is median-filtered; frames from the threshold on are active; runs
-        of active frames are events; events of a sound with short gaps between them become one; what is then too short
-        is dropped. Sounds longer than 10 s are cut into windows of 10 s, the length that the networks were trained on,
-        which overlap by 2 s (WEANet: 10.24 s and 1.92 s, multiples of its frames); events run on across them. Memory
-        does not grow with the length of a file.
+        The probability of each sound in each frame is median-filtered. Frames at or above the threshold are active, and
+        runs of active frames are events. Events of a sound with short gaps between them are merged; what is then too
+        short is dropped. Sounds longer than 10 s are cut into windows of 10 s, the length that the networks were
+        trained on, which overlap by 2 s (WEANet: 10.24 s and 1.92 s, multiples of its frames); events continue across
+        them. Memory does not grow with the length of a file.
 
         Parameters
         ----------

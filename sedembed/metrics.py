@@ -19,7 +19,7 @@ _BLOCK = 1 << 20
 
 
 class UndefinedMetricError(ValueError):
-    """A metric of clips among which no class has the examples that it needs."""
+    """A metric that no class has enough examples for."""
 
 
 def check_name(name: str) -> None:

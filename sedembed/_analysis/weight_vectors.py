@@ -224,8 +224,8 @@ def standardise_rows(rows: Matrix) -> Matrix:
 def correlate(classes: ClassRows, events: EventRows) -> Matrix:
     """Cosine between mean-variance-normalised class rows and event rows, both as weights on the standardised vector.
 
-    A probe weighs (x - mean) / scale and an event layer weighs x, so an event row is multiplied by the scale. The
-    length to which the probe brings a vector, and all offsets, change no direction.
+    A probe weighs (x - mean) / scale and an event layer weighs x, so an event row is multiplied by the scale. Scaling
+    to unit length and offsets do not change directions.
 
     Returns
     -------

@@ -117,7 +117,7 @@ def evaluate(
 ) -> dict[str, Any]:
     """Evaluate a model on a target task by the protocol of the paper and write ``RESULTS/TASK-MODEL.json``.
 
-    The recordings are embedded into a store at ``RESULTS/stores/TASK-MODEL``, which a later run goes on with or reuses.
+    The recordings are embedded into a store at ``RESULTS/stores/TASK-MODEL``, which a later run continues or reuses.
     On the training part of each round a linear probe is fitted, its C tuned as `Round` says, and scored on the test
     part. Nothing is downloaded.
 

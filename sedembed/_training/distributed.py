@@ -1,4 +1,4 @@
-"""Several processes that train one network together: who is who, and statistics over the batch of all of them."""
+"""Several processes that train one network together: their ranks, and batch statistics over all of them."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Processes:
 
     @property
     def first(self) -> bool:
-        """Whether this is the process that writes files and speaks."""
+        """Whether this is the process that writes files and logs."""
         return self.rank == 0
 
     def share(self, items: Sequence[_Value]) -> Sequence[_Value]:

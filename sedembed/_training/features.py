@@ -38,7 +38,7 @@ logger = logging.getLogger(__name__)
 
 SHARD_CLIPS = 512
 _FORMAT = 1
-# Before a share of unreadable clips says anything, so many must have been tried.
+# The share of unreadable clips counts only after this many were tried.
 _ENOUGH = 50
 
 
@@ -326,7 +326,7 @@ def _fill(
     processes.wait()
     shards = [_Shard(cache, number, len(clips)) for number in range(-(-len(clips) // SHARD_CLIPS))]
     missing = [shard for shard in shards if not shard.index.exists()]
-    # Else one process could see what another has just written.
+    # Otherwise one process could read what another has just written.
     processes.wait()
     own = processes.share(missing)
     disable = (not progress) if progress is not None else None

@@ -39,7 +39,7 @@ _FFMPEG = (
 SNDFILE_EXTENSIONS = frozenset(f".{name}" for name in _SNDFILE.split())
 FFMPEG_EXTENSIONS = frozenset(f".{name}" for name in _FFMPEG.split())
 
-_MP3_PADDING = 4 * 1152  # an honest MP3 tag falls short of what is decoded by no more than the padding at the end
+_MP3_PADDING = 4 * 1152  # a correct MP3 tag differs from the decoded length by at most the padding at the end
 _UNKNOWN_SIZE = 0x7F000000  # programs that write to a pipe claim this much or more
 
 

@@ -1,6 +1,6 @@
 """Sound in: the only module through which audio is opened, downmixed, resampled or validated.
 
-Files are read forward, in blocks, to the end of what the decoder gives; no length written in a header is believed.
+Files are read forward, in blocks, to the end of what the decoder gives; lengths in headers are not trusted.
 libsndfile (through ``soundfile``) reads a file if it can, else the ``ffmpeg`` program if one is installed.
 """
 

@@ -83,7 +83,7 @@ class Step(NamedTuple):
 
 
 class _FrameQueue(queue.Queue[Step]):
-    """A queue bounded by the feature frames in it, so that a minute takes the room of a minute."""
+    """A queue bounded by the number of feature frames in it."""
 
     def _init(self, maxsize: int) -> None:
         self._steps: deque[Step] = deque()
@@ -169,7 +169,7 @@ class ReaderPool:
     """Reads files ahead of the network, a bounded number of windows at a time.
 
     Workers hand in windows in whatever order they come, and `take` accepts any: nobody waits for a certain file, so
-    the bound cannot lock the pool up.
+    the bound cannot cause a deadlock.
 
     Parameters
     ----------

@@ -127,7 +127,7 @@ def _map(options: argparse.Namespace) -> int:
     store = open_store(options.store)
     most = MAX_POINTS[options.method] if options.max_points is None else options.max_points
     rows = choose_rows(store, most, options.seed)
-    # Before the projection, which takes minutes: what is wrong with labels or model is said at once.
+    # Check labels and model before the projection, which takes minutes.
     grouping = _grouping(store, rows, options)
     if len(rows) > _SOME_MINUTES and options.method == "tsne" and sys.stderr.isatty():
         complain(f"t-SNE of {len(rows)} recordings takes some minutes; --method pca or --max-points less")

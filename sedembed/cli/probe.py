@@ -142,7 +142,7 @@ def _fit(options: argparse.Namespace) -> int:
         settings["cv"] = options.cv
     probe = LinearProbe(options.c, normalize=options.normalize, **settings)
     with tempfile.TemporaryDirectory(prefix="sedembed-") as temporary, _warnings_said():
-        # Of the rows that are to be fitted only: the probe reads their vectors from the store, be it ever so large.
+        # Of the rows that are to be fitted only: the probe reads their vectors from the store, however large it is.
         named = {
             part: _write_labels(Path(temporary) / part, store, table, aligned, rows)
             for part, rows in parts.items()

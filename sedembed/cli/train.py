@@ -64,7 +64,7 @@ def _train(options: argparse.Namespace) -> int:
             return clips, FeatureStore.open(clips, network, cache, workers=workers, min_share=share)
 
         if not current_processes().first:
-            # All of them would say the same.
+            # Every process would log the same.
             logging.getLogger("sedembed").setLevel(logging.ERROR)
         parts, missing = read_audioset_parts(options.data), list[str]()
         clips, features = read_part("train")

@@ -17,7 +17,7 @@ from sedembed.errors import InvalidWaveformError
 
 __all__ = ["OverlappingWindows", "WindowOutput", "detect", "detect_blocks", "run_windows"]
 
-# Ten seconds: what the networks were trained on. Among other sounds in a window of a minute it overlooks most events.
+# The networks were trained on at most ten seconds; in windows of a minute they miss most events.
 _WINDOW_SECONDS = 10.0
 # What is near the edge of a window is in the next one too, with more around it.
 _EDGE_SECONDS = 1.0

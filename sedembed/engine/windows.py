@@ -149,7 +149,7 @@ class ClipSum:
         if self.unit_length:
             norm = np.sqrt(np.square(pooled).sum())
             if norm > 0:  # all zeros have no direction and stay zeros
-                with np.errstate(invalid="ignore"):  # infinities become NaN, which is found as such
+                with np.errstate(invalid="ignore"):  # infinities become NaN, which is checked later
                     pooled = pooled / norm
         return pooled.astype(np.float32)
 

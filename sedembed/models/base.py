@@ -1,4 +1,4 @@
-"""Backbone: what every network must say of itself, so that the rest of the library never asks which one it has."""
+"""Backbone: the interface of all networks; the rest of the library never asks which network it has."""
 
 from __future__ import annotations
 

@@ -32,10 +32,10 @@ _DOUBTFUL_ROWS = 48  # rows for each class that the preconditioner holds
 _PRECONDITIONER_NUMBERS = 1 << 26  # most numbers in it
 # The score of a class that no row has: exp of it is zero, and it stays finite in sums.
 _NEVER = -1e30
-# Steps without gain after which the arithmetic is taken to be at its end.
+# Steps without improvement after which machine precision counts as reached.
 _PATIENCE = 3
 
-# A move, how it turned the gradient, the same preconditioned, and one over the product of the first two.
+# A step s, the change y of the gradient, the same preconditioned, and 1 / (s·y).
 Step = tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]
 
 
@@ -162,7 +162,7 @@ class Dense(Objective):
         rest = doubt.scatter(1, where.mT, 0.0)
         diagonal = torch.matmul(rest.mT, self.rows.square()).mul_(c)
         diagonal[..., :-1] += 1.0
-        # The intercept of a class that is never in doubt has no curvature at all.
+        # The intercept of a class without uncertain samples has no curvature.
         diagonal[..., -1].clamp_(min=1e-3)
         problem = torch.arange(problems, device=where.device)[:, None, None]
         return Preconditioner(diagonal, self.rows[problem, where] * (c * top).sqrt()[..., None])
@@ -307,7 +307,7 @@ def solve(
     least, idle = torch.full_like(value, torch.inf), torch.zeros_like(at_limit, dtype=torch.int64)
     while True:
         gain = 0.5 * _dot(gradient, aimed)
-        # Where the penalty is strong most of the objective is a constant, which says nothing of how near the end is.
+        # With a strong penalty most of the objective is constant, and its value does not show convergence.
         done = at_limit | (gain <= tolerance * torch.minimum(value, 10.0 * half_squares(point)))
         if report is not None:
             report(float((gain / value.clamp(min=1e-300)).max()))
@@ -322,7 +322,7 @@ def solve(
             enough = new_value <= value + 1e-4 * length * slope + grain * value
             if enough.all() or evaluations >= max_evaluations or float(length.max()) < 1e-6:
                 break
-            # To the lowest point of the parabola through what is known, within reason.
+            # Step to the minimum of the parabola through the known values, within bounds.
             bend = 2.0 * (new_value - value - length * slope)
             shorter = torch.where(bend > 0, -slope * length.square() / bend, 0.5 * length)
             length = torch.where(enough, length, torch.minimum(torch.maximum(shorter, 0.1 * length), 0.5 * length))
@@ -331,7 +331,7 @@ def solve(
             new_gradient = torch.where(enough[:, None, None], new_gradient, gradient)
             new_value = torch.where(enough, new_value, value)
         new_aimed = precondition(new_gradient)
-        # Where the objective is too coarse to tell, the gradient must say that there is something to gain.
+        # Where the objective is at machine precision, the gradient decides whether to go on.
         least = torch.minimum(least, gain)
         better = (value - new_value > grain * value) | (_dot(new_gradient, new_aimed) < least)
         idle = torch.where(done | better, 0, idle + 1)
@@ -361,7 +361,7 @@ def _two_loops(gradient: torch.Tensor, aimed: torch.Tensor, steps: Sequence[Step
         result -= share * turned_aimed
         shares.append(share)
     if steps:
-        # The last step tells how far off the preconditioner is in scale.
+        # The last step gives the scale of the preconditioner.
         _, turned, turned_aimed, inverse = steps[-1]
         scale = inverse * (turned * turned_aimed).sum((1, 2), keepdim=True)
         result /= torch.where(inverse > 0, scale, 1.0).clamp(1e-3, 1e3)

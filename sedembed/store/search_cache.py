@@ -1,6 +1,6 @@
-"""The vectors of a large store once more, as plain numbers that can be mapped into memory; made by the first search.
+"""A copy of the vectors of a large store that can be mapped into memory; made by the first search.
 
-Parquet takes some thirty times as long to decode as the cosines take to compute. In ``OUT/search``:
+Decoding Parquet takes about thirty times as long as computing the cosines. In ``OUT/search``:
 
 - ``vectors.f32``, ``norms.f64``, ``sums.u64``: rows in the order of the shards, their lengths and their checksums (the
   sum of the bits read as whole numbers), little-endian;

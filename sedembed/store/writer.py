@@ -1,4 +1,4 @@
-"""Write a store: the journal that lets `embed_folder` be killed at any moment and go on.
+"""Write a store: the journal that lets `embed_folder` be killed at any moment and continue.
 
 A file counts as done once its row is in a shard under `embeddings/`; everything else follows from that. Frame vectors
 are put in place just before the shard of their clip, failures are rewritten just before it without the paths it adds,

@@ -263,7 +263,7 @@ class YouTubeFiles:
         return bool(self._by_video)
 
     def take(self, video: str, start: float, end: float, *, times: bool = False) -> str | None:
-        """Path of the recording of a video from `start` to `end` in seconds; nobody else gets it.
+        """Path of the recording of a video from `start` to `end` in seconds; it is used for no other clip.
 
         Of several, sound goes before video; with `times`, only names that hold start and end count.
         """
@@ -283,7 +283,7 @@ class YouTubeFiles:
         return best
 
     def conclude(self, task: Task, data: Path, contents: Contents, example: str, unused: str | None = None) -> None:
-        """List what nobody took as extra, except in folders named `unused`, and refuse a folder without any clip."""
+        """List unused recordings as extra, except in folders named `unused`, and refuse a folder without any clip."""
         left = [path for paths in self._by_video.values() for path in paths]
         extra = sorted(
             path for path in (*left, *self._strangers) if unused is None or unused not in PurePosixPath(path).parts[:-1]

@@ -1,4 +1,4 @@
-"""What a target task is: how its data lie on disk, what is fitted on what, and what the paper reached."""
+"""What a target task is: its files, its protocol, and the paper's figures."""
 
 from __future__ import annotations
 

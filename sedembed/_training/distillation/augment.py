@@ -1,4 +1,4 @@
-"""Sounds as another microphone in another room would have them: equaliser and reverberation, both synthetic."""
+"""Synthetic equaliser and reverberation, as of another microphone in another room."""
 
 from __future__ import annotations
 

@@ -73,7 +73,7 @@ def open_collection(folders: Path | Sequence[Path], cache: Path, held_out_share:
     held_out = np.zeros(len(files), dtype=np.bool_)
     for name in names:
         members = np.append(of_name == name, np.zeros(len(added), dtype=np.bool_))
-        # A collection larger than twice the share would take too much of the training part away.
+        # Holding out a larger collection would leave too little to train on.
         if members.sum() <= held_out_share / 2 * len(rows) and (held_out | members).sum() <= held_out_share * len(rows):
             held_out |= members
     kept_back = {rows[index]["collection"] for index in np.flatnonzero(held_out)}
@@ -151,7 +151,7 @@ def draw_mixture(
 
 
 def _happens(probability: float, rng: np.random.Generator) -> bool:
-    # Nothing is drawn where nothing is asked, so that runs of before a setting keep their examples.
+    # A probability of zero draws nothing, so that runs without the setting keep their examples.
     return probability > 0.0 and rng.random() < probability
 
 

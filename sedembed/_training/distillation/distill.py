@@ -367,7 +367,7 @@ class Trainer:
         nn.utils.clip_grad_norm_(self.student.parameters(), config.gradient_norm)
         for optimizer in self.optimizers:
             optimizer.step()
-        # A short memory at first, or the average would drag the random start along.
+        # A short memory at first, so that the average forgets the random start.
         decay = min(config.ema_decay, (1 + self.step) / (10 + self.step))
         with torch.no_grad():
             for mean, value in zip(_floating_state(self.average), _floating_state(self.student), strict=True):
@@ -436,7 +436,7 @@ class Trainer:
             )
         for part in (self.student, self.average):
             part.network.load_state_dict(model.state_dict())
-            # A random map would pull the network away from what it knows before the map had learned.
+            # A random map would disturb the network before the map itself has been trained.
             nn.init.zeros_(part.to_teacher.weight)
             nn.init.zeros_(part.to_teacher.bias)
 
