@@ -33,8 +33,8 @@ from sedembed._training.loop import Training, predict
 from sedembed._training.records import fingerprint
 from sedembed._training.settings import TrainConfig
 from sedembed._training.soft_labels import read_soft_labels
-from sedembed._utils.files import atomic_file
-from sedembed._utils.schema import Range, check_fields, from_table
+from sedembed._utils.files import sha256_of, write_atomic
+from sedembed._utils.schema import Range, check_fields, from_table, read_json_file
 from sedembed.errors import DatasetError, InvalidArgumentError
 from sedembed.models.weights import WEIGHTS_FILE, load_network, resolve
 
@@ -302,7 +302,7 @@ def run_stages(
         )
         model = training.run()
         if processes.first:
-            _write(folder / _RECORD, _to_json({**record, "model": _digest(model)}))
+            write_atomic(folder / _RECORD, _to_json({**record, "model": _digest(model)}))
         processes.wait()
         models.append(model)
     return models
@@ -342,7 +342,7 @@ def stage_probabilities(
             raise DatasetError(
                 f"{folder}: expected predictions of shape {shape}, got {kept.shape}; use the same classes"
             )
-        _write(path, to_safetensors({"probabilities": kept}, {"origin": json.dumps(origin)}))
+        write_atomic(path, to_safetensors({"probabilities": kept}, {"origin": json.dumps(origin)}))
     processes.wait()
     if kept is None:
         kept = _read_probabilities(path, origin, shape)
@@ -357,11 +357,7 @@ def _folder(out: Path, stage: int) -> Path:
 
 def _digest(model: Path) -> str:
     """Sha256 of a model directory's weights; the file holds the configuration, too."""
-    with (model / WEIGHTS_FILE).open("rb") as stream:
-        digest = hashlib.sha256()
-        while block := stream.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
+    return sha256_of(model / WEIGHTS_FILE)
 
 
 def _fingerprint_names(clips: ClipSet) -> str:
@@ -373,46 +369,53 @@ def _read_record(folder: Path) -> dict[str, Any] | None:
     if not path.exists():
         return None
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise DatasetError(f"{path} is damaged ({error}); delete {folder} to train the stage anew") from error
-    if not isinstance(record, dict):
-        raise DatasetError(f"{path} is not the record of a stage; delete {folder} to train the stage anew")
-    return record
+        return read_json_file(path, DatasetError)
+    except DatasetError as error:
+        raise DatasetError(f"{path} is damaged. Delete {folder} to train the stage anew. ({error})") from error
+
+
+def _find_problem(folder: Path, record: Mapping[str, Any] | None) -> str | None:
+    """What is wrong with the model of a finished stage, after the name of its file; None if nothing is."""
+    if record is None or not (folder / "model" / WEIGHTS_FILE).exists():
+        return "is not there"
+    if record.get("model") is None:
+        return "is not finished"
+    if record["model"] != _digest(folder / "model"):
+        return "is another one than its training ended with"
+    return None
 
 
 def _check_finished(out: Path, stage: int, wanted: int) -> None:
     """Refuse to go on unless the model of a stage is the one that its training ended with."""
     folder = _folder(out, stage)
-    record = _read_record(folder)
-    weights = folder / "model" / WEIGHTS_FILE
-    if record is None or not weights.exists():
-        problem = "is not there"
-    elif record.get("model") is None:
-        problem = "is not finished"
-    elif record["model"] != _digest(folder / "model"):
-        problem = "is another one than its training ended with"
-    else:
-        return
-    raise DatasetError(
-        f"stage {wanted} needs the model of stage {stage}, but {weights} {problem}; train stage {stage} first"
-    )
+    problem = _find_problem(folder, _read_record(folder))
+    if problem is not None:
+        raise DatasetError(
+            f"Stage {wanted} needs the model of stage {stage}, but {folder / 'model' / WEIGHTS_FILE} {problem}. "
+            f"Train stage {stage} first."
+        )
 
 
 def _check_or_write_record(folder: Path, record: dict[str, Any]) -> None:
-    """Write who teaches a stage, or see that it is what an earlier call wrote."""
+    """Write who teaches a new stage; refuse one that was begun otherwise, or finished with other weights."""
     earlier = _read_record(folder)
     if earlier is None:
         if not current_processes().first:
             return
         folder.mkdir(parents=True, exist_ok=True)
-        _write(folder / _RECORD, _to_json({**record, "model": None}))
+        write_atomic(folder / _RECORD, _to_json({**record, "model": None}))
         return
     other = [name for name, value in record.items() if earlier.get(name) != value]
     if other:
         raise DatasetError(
-            f"{folder} was begun with other {', '.join(other)} than now (see {_RECORD}); use the settings and data of "
-            "that run, or delete the folder to train the stage anew"
+            f"{folder} was begun with other {', '.join(other)} than now (see {_RECORD}). Use the settings and data of "
+            "that run, or delete the folder to train the stage anew."
+        )
+    problem = None if earlier.get("model") is None else _find_problem(folder, earlier)
+    if problem is not None:
+        raise DatasetError(
+            f"The stage in {folder} is finished, but its {WEIGHTS_FILE} {problem}. Put the right file back, or delete "
+            "the folder to train the stage anew."
         )
 
 
@@ -433,10 +436,5 @@ def _read_probabilities(path: Path, origin: dict[str, str], shape: tuple[int, in
     return np.asarray(kept, np.float32)
 
 
-def _to_json(values: dict[str, Any]) -> bytes:
-    return (json.dumps(values, indent=2) + "\n").encode()
-
-
-def _write(path: Path, data: bytes) -> None:
-    with atomic_file(path) as stream:
-        stream.write(data)
+def _to_json(values: dict[str, Any]) -> str:
+    return json.dumps(values, indent=2) + "\n"

@@ -359,7 +359,7 @@ def test_stages_begin_with_initial_weights(clips, features, finished, taught, tm
 
 def test_needed_stage_that_is_missing_is_named(clips, features, tmp_path):
     with pytest.raises(
-        DatasetError, match=r"stage 2 needs the model of stage 1, but .* is not there; train stage 1 first"
+        DatasetError, match=r"Stage 2 needs the model of stage 1, but .* is not there\. Train stage 1 first"
     ):
         run_stages(CONFIG, SustainConfig(stages=2), clips, features, tmp_path, only_stage=2, device="cpu")
     assert not (tmp_path / "stage-2").exists()
@@ -367,7 +367,7 @@ def test_needed_stage_that_is_missing_is_named(clips, features, tmp_path):
 
 def test_carried_weights_need_the_stage_before(clips, features, tmp_path):
     config = SustainConfig(teachers=0, alphas=(1.0,), carry_weights=True)
-    with pytest.raises(DatasetError, match="stage 1 needs the model of stage 0"):
+    with pytest.raises(DatasetError, match="Stage 1 needs the model of stage 0"):
         run_stages(CONFIG, config, clips, features, tmp_path, only_stage=1, device="cpu")
 
 
@@ -378,13 +378,43 @@ def test_unfinished_or_changed_stage_teaches_nobody(clips, features, finished, t
     shutil.copytree(finished / "stage-0", tmp_path / "unfinished" / "stage-0")
     record = tmp_path / "unfinished" / "stage-0" / "stage.json"
     record.write_text(json.dumps({**json.loads(record.read_text()), "model": None}))
-    with pytest.raises(DatasetError, match="is not finished; train stage 0 first"):
+    with pytest.raises(DatasetError, match=r"is not finished\. Train stage 0 first"):
         attempt(tmp_path / "unfinished")
 
     shutil.copytree(finished / "stage-0", tmp_path / "changed" / "stage-0")
     shutil.copy(finished / "stage-1" / "model" / "model.safetensors", tmp_path / "changed" / "stage-0" / "model")
     with pytest.raises(DatasetError, match="is another one than its training ended with"):
         attempt(tmp_path / "changed")
+
+
+@pytest.mark.parametrize("stage", [0, 1, 2])
+@pytest.mark.parametrize("validated", [False, True])
+def test_exchanged_weights_of_a_finished_stage_are_refused(clips, features, finished, tmp_path, stage, validated):
+    out, options, config = tmp_path / "run", {}, CONFIG
+    if validated:  # then a finished training does not write its best model again
+        held_out = clips.select([8, 9])
+        options = {"validation": held_out, "validation_features": features.subset(held_out)}
+        config = replace(CONFIG, validation="held-out")
+        train = clips.select(range(8))
+        data = train, features.subset(train)
+        run_stages(config, SustainConfig(stages=2), *data, out, device="cpu", **options)
+    else:
+        data = clips, features
+        shutil.copytree(finished, out)
+    model = out / f"stage-{stage}" / "model" / "model.safetensors"
+    good = model.read_bytes()
+    shutil.copy(out / f"stage-{(stage + 1) % 3}" / "model" / "model.safetensors", model)
+    exchanged = model.read_bytes()
+    for only_stage in (None, stage):
+        with pytest.raises(DatasetError, match=f"stage-{stage}.* is another one than its training ended with"):
+            run_stages(config, SustainConfig(stages=2), *data, out, only_stage=only_stage, device="cpu", **options)
+    assert model.read_bytes() == exchanged
+    model.unlink()
+    with pytest.raises(DatasetError, match=f"stage-{stage}.* is not there"):
+        run_stages(config, SustainConfig(stages=2), *data, out, device="cpu", **options)
+    model.write_bytes(good)
+    run_stages(config, SustainConfig(stages=2), *data, out, device="cpu", **options)
+    assert model.read_bytes() == good
 
 
 def test_stage_begun_otherwise_is_not_continued(clips, features, finished, tmp_path):
@@ -400,9 +430,10 @@ def test_stage_begun_otherwise_is_not_continued(clips, features, finished, tmp_p
     other = clips.with_targets(1 - clips.targets)
     with pytest.raises(DatasetError, match="stage-0 was begun with other targets than now"):
         run_stages(CONFIG, SustainConfig(stages=2), other, features, out, device="cpu")
-    (out / "stage-0" / "stage.json").write_text("{")
-    with pytest.raises(DatasetError, match=r"stage\.json is damaged"):
-        run_stages(CONFIG, SustainConfig(stages=2), clips, features, out, device="cpu")
+    for damaged in ("{", "[]", "[" * 100_000):
+        (out / "stage-0" / "stage.json").write_text(damaged)
+        with pytest.raises(DatasetError, match=r"stage\.json is damaged"):
+            run_stages(CONFIG, SustainConfig(stages=2), clips, features, out, device="cpu")
     assert {stage: weights(out / f"stage-{stage}") for stage in range(3)} == before
 
 
@@ -493,7 +524,7 @@ def test_command_trains_stages(audioset, tmp_path, capsys):
     assert weights(out / "stage-1") == first
     capsys.readouterr()
     assert main([*command, str(tmp_path / "other"), "--stage", "1"]) == 2
-    assert "stage 1 needs the model of stage 0" in capsys.readouterr().err
+    assert "Stage 1 needs the model of stage 0" in capsys.readouterr().err
     settings.write_text(json.dumps({**table, "sustain": {"alpha": [0.3, 0.7]}}))
     assert main([*command, str(tmp_path / "other")]) == 2
     assert "sustain: unknown key 'alpha'" in capsys.readouterr().err
