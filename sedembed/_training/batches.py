@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Iterator
-from concurrent.futures import Future
 from dataclasses import dataclass
+from itertools import islice
 from typing import Literal
 
 import numpy as np
@@ -18,12 +17,12 @@ from sedembed._training.features import (
     FeatureStore,
     UnreadableClipError,
     count_frames,
-    open_threads,
     silence_under,
 )
 from sedembed._training.sampler import BalancedOrder, Order, ShuffledOrder, positions_of
 from sedembed._training.settings import TrainConfig
 from sedembed._training.spec_augment import mask_features
+from sedembed._training.threads import map_ahead, open_threads
 from sedembed.errors import DatasetError
 from sedembed.models.base import Backbone
 
@@ -121,15 +120,15 @@ class BatchMaker:
 
     def batches(self, start: int, stop: int) -> Iterator[Batch]:
         """Give the batches of steps `start` to `stop`, made ahead by threads."""
-        config, processes = self._config, self._processes
-        pending: deque[list[Future[tuple[NDArray[np.float32], int, NDArray[np.float32]]]]] = deque()
+        size, processes = self._config.batch_size, self._processes
+        own = len(positions_of(0, size, processes.rank, processes.count))
+        places = (
+            int(p) for step in range(start, stop) for p in positions_of(step, size, processes.rank, processes.count)
+        )
         with open_threads(self._features.workers) as pool:
-            for step in range(start, stop + _AHEAD):
-                if step < stop:
-                    positions = positions_of(step, config.batch_size, processes.rank, processes.count)
-                    pending.append([pool.submit(self.item, int(position)) for position in positions])
-                if step >= start + _AHEAD and pending:
-                    yield self.collate([future.result() for future in pending.popleft()])
+            items = map_ahead(pool, self.item, places, _AHEAD * own)
+            while batch := list(islice(items, own)):
+                yield self.collate(batch)
 
     def collate(self, items: list[tuple[NDArray[np.float32], int, NDArray[np.float32]]]) -> Batch:
         """Put items of `item` into one batch, as long as the longest item of any process."""

@@ -5,11 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
-import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +17,7 @@ from tqdm import tqdm
 
 from sedembed._training.clips import ClipSet
 from sedembed._training.distributed import current_processes
+from sedembed._training.threads import default_workers, open_threads
 from sedembed.audio.reader import load_audio
 from sedembed.errors import AudioError, DatasetError, InvalidArgumentError
 from sedembed.models.base import Backbone
@@ -29,8 +27,6 @@ __all__ = [
     "FeatureStore",
     "UnreadableClipError",
     "count_frames",
-    "default_workers",
-    "open_threads",
     "silence_under",
 ]
 
@@ -195,11 +191,6 @@ class FeatureStore:
         )
 
 
-def default_workers() -> int:
-    """Threads that decode: one a core, eight at most."""
-    return min(8, os.cpu_count() or 1)
-
-
 def count_frames(network: Backbone, seconds: float) -> int:
     """Feature frames that the network's front end gives for a sound of so many seconds."""
     samples = max(round(seconds * network.sample_rate), network.min_samples)
@@ -209,24 +200,6 @@ def count_frames(network: Backbone, seconds: float) -> int:
 def silence_under(features: NDArray[np.float32], spectrogram: Spectrogram) -> float:
     """Decibels that the front end gives for silence in the window of these features."""
     return max(10.0 * float(np.log10(FLOOR)), float(features.max()) - spectrogram.top_db)
-
-
-@contextmanager
-def open_threads(workers: int) -> Iterator[ThreadPoolExecutor]:
-    """Open threads that compute on one core each, without changing how many the caller's operations use."""
-    threads = torch.get_num_threads()
-    pool = ThreadPoolExecutor(workers, "sedembed-features", initializer=torch.set_num_threads, initargs=(1,))
-    try:
-        # What a thread sets for itself is also the default of later ones: all must run before it is set back.
-        gate = threading.Barrier(workers + 1)
-        started = [pool.submit(gate.wait) for _ in range(workers)]
-        gate.wait()
-        for future in started:
-            future.result()
-        torch.set_num_threads(threads)
-        yield pool
-    finally:
-        pool.shutdown(cancel_futures=True)
 
 
 class _Front:

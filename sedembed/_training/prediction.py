@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future
+from itertools import islice
 
 import numpy as np
 import torch
@@ -13,13 +12,14 @@ from numpy.typing import NDArray
 from sedembed import metrics
 from sedembed._training.clips import ClipSet
 from sedembed._training.distributed import Processes
-from sedembed._training.features import FeatureStore, UnreadableClipError, open_threads
+from sedembed._training.features import FeatureStore, UnreadableClipError
+from sedembed._training.threads import map_ahead, open_threads
 from sedembed.errors import DatasetError
 from sedembed.models.base import Backbone
 
 __all__ = ["check_validation", "predict", "score", "validate"]
 
-_AHEAD = 2
+_AHEAD = 2  # batches that are read while the network is busy
 
 
 def predict(
@@ -131,30 +131,16 @@ def _batches(
         except UnreadableClipError:
             return None
 
-    def collate(
-        first: int, futures: list[Future[NDArray[np.float32] | None]]
-    ) -> tuple[list[int], torch.Tensor, torch.Tensor | None] | None:
-        found = {first + i: item for i, future in enumerate(futures) if (item := future.result()) is not None}
-        if not found:
-            return None
-        lengths = [len(item) for item in found.values()]
-        batch = np.zeros((len(found), max(lengths), next(iter(found.values())).shape[1]), np.float32)
-        for row, item in zip(batch, found.values(), strict=True):
-            row[: len(item)] = item
-        same = min(lengths) == max(lengths)
-        return list(found), torch.from_numpy(batch), None if same else torch.tensor(lengths)
-
-    pending: deque[tuple[int, list[Future[NDArray[np.float32] | None]]]] = deque()
     with open_threads(features.workers) as pool:
-        for start in range(0, len(rows) + _AHEAD * batch_size, batch_size):
-            if start < len(rows):
-                chosen = rows[start : start + batch_size]
-                pending.append((start, [pool.submit(read, int(row)) for row in chosen]))
-            if pending and (start >= _AHEAD * batch_size or start >= len(rows)):
-                done = collate(*pending.popleft())
-                if done is not None:
-                    yield done
-        while pending:
-            done = collate(*pending.popleft())
-            if done is not None:
-                yield done
+        results = map_ahead(pool, read, map(int, rows), _AHEAD * batch_size)
+        for start in range(0, len(rows), batch_size):
+            items = enumerate(islice(results, batch_size), start)
+            found = {place: item for place, item in items if item is not None}
+            if not found:
+                continue
+            lengths = [len(item) for item in found.values()]
+            batch = np.zeros((len(found), max(lengths), next(iter(found.values())).shape[1]), np.float32)
+            for row, item in zip(batch, found.values(), strict=True):
+                row[: len(item)] = item
+            same = min(lengths) == max(lengths)
+            yield list(found), torch.from_numpy(batch), None if same else torch.tensor(lengths)

@@ -375,7 +375,7 @@ def _read_record(folder: Path) -> dict[str, Any] | None:
 
 
 def _find_problem(folder: Path, record: Mapping[str, Any] | None) -> str | None:
-    """What is wrong with the model of a finished stage, after the name of its file; None if nothing is."""
+    """Say what is wrong with the model of a finished stage, after the name of its file; None if nothing is."""
     if record is None or not (folder / "model" / WEIGHTS_FILE).exists():
         return "is not there"
     if record.get("model") is None:
