@@ -27,7 +27,7 @@ def default_workers() -> int:
 def open_threads(workers: int) -> Iterator[ThreadPoolExecutor]:
     """Open threads that compute on one core each, without changing how many the caller's operations use."""
     threads = torch.get_num_threads()
-    pool = ThreadPoolExecutor(workers, "sedembed-features", initializer=torch.set_num_threads, initargs=(1,))
+    pool = ThreadPoolExecutor(workers, "sedembed-features", initializer=_use_one_core)
     try:
         # What a thread sets for itself is also the default of later ones: all must run before it is set back.
         gate = threading.Barrier(workers + 1)
@@ -39,6 +39,12 @@ def open_threads(workers: int) -> Iterator[ThreadPoolExecutor]:
         yield pool
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+def _use_one_core() -> None:
+    torch.set_num_threads(1)
+    # A thread takes the process's number when it first looks at it: it must do so before that is set back.
+    torch.get_num_threads()
 
 
 def map_ahead(
