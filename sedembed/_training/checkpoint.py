@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ import torch
 from sedembed._utils.files import atomic_file
 from sedembed.errors import DatasetError
 
-__all__ = ["load_checkpoint", "save_checkpoint"]
+__all__ = ["find_nonfinite", "load_checkpoint", "save_checkpoint"]
 
 
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
@@ -32,5 +32,14 @@ def load_checkpoint(path: Path, restore: Callable[[dict[str, Any]], None], devic
         restore(torch.load(path, map_location=device, weights_only=True))
     except Exception as error:  # a damaged file can raise anything
         raise DatasetError(
-            f"{path} cannot be read ({type(error).__name__}); choose another folder, or delete it to begin again"
+            f"Expected a checkpoint of this training in {path}, which cannot be read ({type(error).__name__}: "
+            f"{str(error)[:200]}). Choose another folder, or delete the file to begin again."
         ) from error
+
+
+def find_nonfinite(state: Mapping[str, torch.Tensor]) -> str | None:
+    """Name the first weight or running statistic with NaN or infinity, for `RunFolder.diverged`; None without one."""
+    for key, value in state.items():
+        if value.is_floating_point() and not bool(value.isfinite().all()):
+            return f"{key}, a weight or running statistic,"
+    return None

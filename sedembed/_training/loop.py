@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
 import math
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +16,16 @@ from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
 from sedembed._training.batches import Batch, BatchMaker
-from sedembed._training.checkpoint import load_checkpoint, save_checkpoint
+from sedembed._training.checkpoint import find_nonfinite, load_checkpoint, save_checkpoint
 from sedembed._training.clips import ClipSet
 from sedembed._training.distributed import current_processes, share_batch_statistics
 from sedembed._training.features import FeatureStore, UnreadableClipError
 from sedembed._training.prediction import check_validation, predict, validate
 from sedembed._training.records import RunFolder, find_revision, fingerprint, training_versions
 from sedembed._training.settings import TrainConfig
-from sedembed.errors import DatasetError, DivergedError, InvalidArgumentError
+from sedembed._utils.files import sha256_of
+from sedembed._utils.schema import check_fields, from_table, read_json_file
+from sedembed.errors import DatasetError, InvalidArgumentError
 from sedembed.models.base import Backbone, Normalizer
 from sedembed.models.layers.blocks import PROBABILITY_FLOOR
 from sedembed.models.layers.replace import replace_layers
@@ -36,7 +37,6 @@ __all__ = ["Training", "predict"]
 
 logger = logging.getLogger(__name__)
 
-CHECKPOINT = "checkpoint.pt"
 # Gradient scaling halves its factor until nothing overflows; below this the gradients themselves are not finite.
 _SMALLEST_SCALE = 2.0**-10
 _MOST_MEASURED = 5000
@@ -110,7 +110,7 @@ class Training:
             raise InvalidArgumentError("give validation clips and their features together")
         if validation is not None:
             check_validation(validation, train)
-        self._folder = RunFolder(out, self._processes.first, tensorboard)
+        self._folder = RunFolder(out, self._processes.first, tensorboard=tensorboard)
         self._hide_bar = True if not self._processes.first else None if progress is None else not progress
         starting = None if initial is None else load_network(resolve(initial))
         self.network_class = architecture_of(config.model)
@@ -129,7 +129,7 @@ class Training:
         self.step = 0
         self.best: dict[str, float] | None = None
         self._losses: list[float] = []  # since the last line of the log
-        if self._path(CHECKPOINT).exists():
+        if self._folder.checkpoint.exists():
             self._load()
             logger.info("continuing at step %d", self.step)
         classifier: nn.Module = Classifier(self.network)
@@ -211,16 +211,8 @@ class Training:
             self._scaler.update()
             finite = not self._scaler.is_enabled() or self._scaler.get_scale() >= _SMALLEST_SCALE
         if not finite:
-            raise self._diverged(f"loss {loss:g}, norm of the gradient {gradient:g}")
+            raise self._folder.diverged(self.step + 1, f"loss {loss:g}, norm of the gradient {gradient:g}")
         return loss, gradient
-
-    def _diverged(self, what: str) -> DivergedError:
-        good = self._path(CHECKPOINT)
-        kept = f"the last good state is in {good}" if good.exists() else "no checkpoint had been written yet"
-        return DivergedError(
-            f"training stopped at step {self.step + 1}: {what} is not finite; {kept}. Begin a new run with a lower "
-            "learning_rate, a gradient_norm, or precision float32"
-        )
 
     def _validate(self) -> dict[str, float]:
         assert self.validation is not None
@@ -228,7 +220,7 @@ class Training:
         size = self.config.validation_batch_size
         scores = validate(self.network, self.validation, self._validation_features, size, self._processes)
         if not math.isfinite(scores["map"]):
-            raise self._diverged("a probability of a validation clip")
+            raise self._folder.diverged(self.step, "a probability of a validation clip")
         if self.best is None or scores["map"] > self.best["map"]:
             self.best = {"step": self.step, **scores}
             self._write_model("model", scores)
@@ -313,8 +305,8 @@ class Training:
             std = np.sqrt(np.maximum(np.atleast_1d(squares / frames) - mean**2, 1e-6))
             self._folder.write("normalizer.json", {"mu": mean.tolist(), "sigma": std.tolist()})
         self._processes.wait()
-        numbers = json.loads(file.read_bytes())
-        return tuple(numbers["mu"]), tuple(numbers["sigma"])
+        measured = from_table(_Measured, read_json_file(file, DatasetError), str(file), DatasetError)
+        return measured.mu, measured.sigma
 
     def _check_or_write_run(self, initial: Path | None) -> None:
         data = {
@@ -322,7 +314,7 @@ class Training:
             "clips_sha256": fingerprint(self.train),
             "validation_clips": len(self.validation or ()),
             "validation_sha256": fingerprint(self.validation),
-            "initial_sha256": None if initial is None else _hash_file(resolve(initial).weights),
+            "initial_sha256": None if initial is None else sha256_of(resolve(initial).weights),
             "classes": list(self.train.classes),
         }
         about = {
@@ -351,9 +343,9 @@ class Training:
     def _save(self) -> None:
         self._write_failures()
         state = self.network.state_dict()
-        broken = [key for key, value in state.items() if value.is_floating_point() and not bool(value.isfinite().all())]
-        if broken:
-            raise self._diverged(f"{broken[0]}, a weight or running statistic,")
+        broken = find_nonfinite(state)
+        if broken is not None:
+            raise self._folder.diverged(self.step, broken)
         if self._processes.first:
             everything = {
                 "step": self.step,
@@ -364,10 +356,10 @@ class Training:
                 "best": self.best,
                 "losses": self._losses,
             }
-            save_checkpoint(self._path(CHECKPOINT), everything)
+            save_checkpoint(self._folder.checkpoint, everything)
 
     def _load(self) -> None:
-        load_checkpoint(self._path(CHECKPOINT), self._restore)
+        load_checkpoint(self._folder.checkpoint, self._restore)
 
     def _restore(self, state: dict[str, Any]) -> None:
         self.network.load_state_dict(state["network"])
@@ -400,6 +392,17 @@ class Training:
             self._folder.write_failures(merged)
 
 
+@dataclass(frozen=True)
+class _Measured:
+    """What `normalizer.json` holds."""
+
+    mu: tuple[float, ...]
+    sigma: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+
+
 class Classifier(nn.Module):
     """A network from normalised features to clip probabilities, as `DistributedDataParallel` needs it."""
 
@@ -427,7 +430,3 @@ class _FullLinear(nn.Linear):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         with torch.autocast(x.device.type, enabled=False):
             return nn.functional.linear(x.to(self.weight.dtype), self.weight, self.bias)
-
-
-def _hash_file(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()

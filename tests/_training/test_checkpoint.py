@@ -32,5 +32,5 @@ def test_a_cut_file_is_refused(tmp_path: Path, keep: int):
 
 def test_what_does_not_fit_is_refused(tmp_path: Path):
     save_checkpoint(tmp_path / "checkpoint.pt", {"a": 1})
-    with pytest.raises(DatasetError, match=r"KeyError.*delete it to begin again"):
+    with pytest.raises(DatasetError, match=r"cannot be read \(KeyError: 'b'\).*delete the file to begin again"):
         load_checkpoint(tmp_path / "checkpoint.pt", lambda state: state["b"])

@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 
 from sedembed._training.distillation.coverage import choose_by_coverage
 from sedembed._training.distillation.fingerprint import SAME_RECORDING, FingerprintIndex, fingerprint
-from sedembed._training.distillation.teacher import TEACHER_SAMPLE_RATE, Teacher, load_teacher
+from sedembed._training.distillation.teacher import Teacher, load_teacher, to_teacher_rate
 from sedembed.errors import DatasetError
 
 __all__ = ["Segment", "Source", "collect", "cut_source", "main", "read_table"]
@@ -222,8 +222,7 @@ def _ask(teacher: Teacher, segments: Sequence[Segment]) -> tuple[NDArray[np.floa
     with torch.inference_mode():
         for segment in segments:
             waveform = np.resize(segment.samples, _LONGEST).astype(np.float32) / 32768.0
-            up = soxr.resample(waveform, SAMPLE_RATE, TEACHER_SAMPLE_RATE, quality="HQ")
-            output = teacher(torch.from_numpy(up)[None])
+            output = teacher(to_teacher_rate(waveform[None], SAMPLE_RATE))
             logits.append(output.logits[0].numpy())
             embeddings.append(output.embeddings[0].numpy())
     return np.array(logits, dtype=np.float16), np.array(embeddings, dtype=np.float16)

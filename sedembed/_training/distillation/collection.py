@@ -52,6 +52,14 @@ class Collection:
         """Return recording `index` as float32 in [-1, 1]."""
         return self.samples[self.starts[index] : self.starts[index + 1]].astype(np.float32) / 32768.0
 
+    def repeated(self, index: int) -> NDArray[np.float32]:
+        """Return recording `index` repeated or cut to ten seconds."""
+        return np.resize(self.waveform(index), 10 * SAMPLE_RATE)
+
+    def measured(self) -> list[int]:
+        """List every twentieth recording of the first folder that is not held out, to measure statistics on."""
+        return [index for index in range(0, len(self.files) - self.added, 20) if not self.held_out[index]]
+
 
 def open_collection(folders: Path | Sequence[Path], cache: Path, held_out_share: float) -> Collection:
     """Decode the ``audio`` of each folder, listed in its ``segments.csv``, into `cache` unless that was done before.

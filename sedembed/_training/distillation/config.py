@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from sedembed._utils.schema import Range, check_fields, from_table, read_json_file
 from sedembed.errors import InvalidArgumentError
@@ -33,7 +33,7 @@ class DistillConfig:
     equaliser_probability: Annotated[float, Range(0, 1)] = 0.0
     equaliser_db: float = 9.0
     room_probability: Annotated[float, Range(0, 1)] = 0.0
-    rarity: Literal["spread", "strongest"] = "spread"  # which recordings are drawn more often, see _sampling_weights
+    rarity: Literal["spread", "strongest"] = "spread"  # which recordings are drawn more often, see `sampling_weights`
     spec_augment_probability: Annotated[float, Range(0, 1)] = 0.5
     # "muon" is for the inner convolutions, with AdamW for the rest.
     optimizer: Literal["adamw", "muon"] = "adamw"
@@ -66,6 +66,10 @@ class DistillConfig:
     def read(cls, path: Path) -> DistillConfig:
         """Read a JSON file; unknown keys are refused."""
         return from_table(cls, read_json_file(path), str(path))
+
+    def as_table(self) -> dict[str, Any]:
+        """All settings as plain values for JSON."""
+        return asdict(self)
 
     def __post_init__(self) -> None:
         check_fields(self)

@@ -11,13 +11,12 @@ import sys
 from pathlib import Path
 
 import numpy as np
-import soxr
 import torch
 from numpy.typing import NDArray
 
 from sedembed import metrics
 from sedembed._training.distillation.collection import SAMPLE_RATE, open_collection
-from sedembed._training.distillation.teacher import TEACHER_SAMPLE_RATE, load_teacher
+from sedembed._training.distillation.teacher import load_teacher, to_teacher_rate
 from sedembed.embedder import load_model
 
 __all__ = ["compare", "main"]
@@ -65,10 +64,9 @@ def main() -> None:
     model = load_model(arguments.model, device="cpu")
     ours, theirs = [], []
     for index in np.flatnonzero(collection.held_out):
-        waveform = np.resize(collection.waveform(int(index)), 10 * SAMPLE_RATE)
-        up = soxr.resample(waveform, SAMPLE_RATE, TEACHER_SAMPLE_RATE, quality="HQ")
+        waveform = collection.repeated(int(index))
         with torch.inference_mode():
-            theirs.append(torch.sigmoid(teacher(torch.from_numpy(up)[None]).logits)[0].numpy())
+            theirs.append(torch.sigmoid(teacher(to_teacher_rate(waveform[None], SAMPLE_RATE)).logits)[0].numpy())
         ours.append(model.tag(waveform))
     figures = compare(np.stack(ours), np.stack(theirs), arguments.threshold)
     sys.stdout.write(json.dumps(figures, indent=2) + "\n")

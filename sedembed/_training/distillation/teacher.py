@@ -9,12 +9,15 @@ import math
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
+import soxr
 import torch
+from numpy.typing import NDArray
 from safetensors.torch import load_file
 from torch import nn
 from torch.nn import functional
 
-__all__ = ["TEACHER_CELL_SECONDS", "TEACHER_SAMPLE_RATE", "Teacher", "TeacherOutput", "load_teacher"]
+__all__ = ["TEACHER_CELL_SECONDS", "TEACHER_SAMPLE_RATE", "Teacher", "TeacherOutput", "load_teacher", "to_teacher_rate"]
 
 TEACHER_SAMPLE_RATE = 32_000
 TEACHER_CELL_SECONDS = 0.32  # five strides of two over frames of 10 ms; the first cell is centred on the first frame
@@ -243,3 +246,9 @@ def load_teacher(path: str | Path) -> Teacher:
             module.fold()
     teacher.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     return teacher
+
+
+def to_teacher_rate(waveforms: NDArray[np.float32], sample_rate: int) -> torch.Tensor:
+    """Resample waveforms (batch, samples) to what the teacher takes."""
+    rates = sample_rate, TEACHER_SAMPLE_RATE
+    return torch.from_numpy(np.stack([soxr.resample(waveform, *rates, quality="HQ") for waveform in waveforms]))

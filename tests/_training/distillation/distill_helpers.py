@@ -11,7 +11,24 @@ import soundfile
 import torch
 from safetensors.torch import save_file
 
+from sedembed._training.distillation.config import DistillConfig
+from sedembed._training.distillation.distill import Trainer
 from sedembed._training.distillation.teacher import Teacher
+
+TINY = {
+    "steps": 4,
+    "batch_size": 2,
+    "seconds": 1.0,
+    "held_out_share": 0.2,
+    "validate_every": 10,
+    "checkpoint_every": 2,
+    "warmup_steps": 1,
+    "optimizer": "muon",
+}
+
+
+def trainer(data: Path, out: Path, start: Path | None = None, **settings: object) -> Trainer:
+    return Trainer(DistillConfig(**{**TINY, **settings}), data, out, data / "cache", start)
 
 
 def write_folder(folder: Path, names: list[str]) -> Path:

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import soundfile
 
+from sedembed._training.distillation.batches import sampling_weights
 from sedembed._training.distillation.collection import (
     Collection,
     CropSettings,
@@ -13,7 +14,6 @@ from sedembed._training.distillation.collection import (
     draw_mixture,
     open_collection,
 )
-from sedembed._training.distillation.distill import _sampling_weights
 from tests._training.distillation.distill_helpers import data, write_folder  # noqa: F401
 
 
@@ -118,9 +118,9 @@ class TestCollection:
         )
         probabilities = np.array([[0.9, 0.01, 0.05], [0.9, 0.01, 0.05], [0.1, 0.8, 0.05], [0.1, 0.01, 0.9]])
         logits = np.log(probabilities / (1 - probabilities))
-        drawn = np.diff(_sampling_weights(logits, collection, "strongest"), prepend=0.0) / np.sqrt(1000)
+        drawn = np.diff(sampling_weights(logits, collection, "strongest"), prepend=0.0) / np.sqrt(1000)
         # Each recording's strongest event over all there is of it and two: 0.9 / 4.0, 0.8 / 2.83.
         np.testing.assert_allclose(drawn, [0.225, 0.225, 0.8 / 2.83, 0.0], rtol=1e-6, atol=1e-12)
-        spread = np.diff(_sampling_weights(logits, collection, "spread"), prepend=0.0) / np.sqrt(1000)
+        spread = np.diff(sampling_weights(logits, collection, "spread"), prepend=0.0) / np.sqrt(1000)
         expected = [0.45 + 0.01 / 0.83 + 0.05 / 1.05, 0.05 + 0.8 / 0.83 + 0.05 / 1.05]
         np.testing.assert_allclose(spread[1:3], np.sqrt(expected), rtol=1e-6)
