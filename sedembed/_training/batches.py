@@ -71,10 +71,10 @@ class BatchMaker:
         self, config: TrainConfig, clips: ClipSet, features: FeatureStore, network: Backbone, processes: Processes
     ) -> None:
         if len(features) != len(clips):
-            raise DatasetError(f"expected features of the {len(clips)} training clips, got those of {len(features)}")
+            raise DatasetError(f"Expected features of the {len(clips)} training clips, got those of {len(features)}.")
         if processes.count > config.batch_size:
             raise DatasetError(
-                f"a batch of {config.batch_size} clips cannot be shared by {processes.count} processes; start fewer"
+                f"A batch of {config.batch_size} clips cannot be shared by {processes.count} processes. Start fewer."
             )
         self.order: Order
         if config.balanced:
@@ -116,7 +116,7 @@ class BatchMaker:
                 return index, self._features[index]
             except UnreadableClipError as error:
                 problem = error
-        raise DatasetError(f"{_ATTEMPTS} clips in a row cannot be decoded; the last: {problem}")
+        raise DatasetError(f"{_ATTEMPTS} clips in a row cannot be decoded. The last: {problem}")
 
     def batches(self, start: int, stop: int) -> Iterator[Batch]:
         """Give the batches of steps `start` to `stop`, made ahead by threads."""

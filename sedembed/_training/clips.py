@@ -56,15 +56,15 @@ class ClipSet:
     def __post_init__(self) -> None:
         count = len(self.names)
         if len(self.paths) != count:
-            raise DatasetError(f"expected one path for each of the {count} names, got {len(self.paths)}")
+            raise DatasetError(f"Expected one path for each of the {count} names, got {len(self.paths)}.")
         if len(set(self.names)) != count:
-            raise DatasetError("names of clips must differ; use paths relative to the data folder")
+            raise DatasetError("Names of clips must differ. Use paths relative to the data folder.")
         object.__setattr__(self, "targets", self._checked(self.targets))
         if not self.members:
             columns = (np.flatnonzero(self.targets[:, c] >= 0.5) for c in range(len(self.classes)))
             object.__setattr__(self, "members", tuple(columns))
         if len(self.members) != len(self.classes):
-            raise DatasetError(f"expected members of {len(self.classes)} classes, got {len(self.members)}")
+            raise DatasetError(f"Expected members of {len(self.classes)} classes, got {len(self.members)}.")
 
     def __len__(self) -> int:
         return len(self.names)
@@ -73,12 +73,12 @@ class ClipSet:
         targets = np.asarray(targets)
         expected = (len(self.names), len(self.classes))
         if targets.shape != expected:
-            raise DatasetError(f"expected targets of shape {expected}, (clips, classes), got {targets.shape}")
+            raise DatasetError(f"Expected targets of shape {expected}, (clips, classes), got {targets.shape}.")
         if targets.dtype.kind not in "fiub":
-            raise DatasetError(f"expected targets that are numbers, got {targets.dtype}")
+            raise DatasetError(f"Expected targets that are numbers, got {targets.dtype}.")
         # The minimum and maximum of an array with NaN are NaN, which no comparison lets pass.
         if targets.size and not (targets.min() >= 0 and targets.max() <= 1):
-            raise DatasetError(f"expected targets in [0, 1], got values from {targets.min()} to {targets.max()}")
+            raise DatasetError(f"Expected targets in [0, 1], got values from {targets.min()} to {targets.max()}.")
         return np.asarray(targets, dtype=np.float32)
 
     def with_targets(self, targets: NDArray[np.float32]) -> ClipSet:
@@ -128,8 +128,8 @@ def hold_out(clips: ClipSet, share: float) -> tuple[ClipSet, ClipSet]:
     train, validation = clips.select(np.flatnonzero(~kept)), clips.select(np.flatnonzero(kept))
     if not len(train) or not len(validation):
         raise DatasetError(
-            f"of {len(clips)} clips a share of {share:g} leaves {len(train)} to train on and {len(validation)} to "
-            "validate on; choose another validation_share, or validation by the evaluation list"
+            f"Of {len(clips)} clips a share of {share:g} leaves {len(train)} to train on and {len(validation)} to "
+            "validate on. Choose another validation_share, or validate on the evaluation list."
         )
     return train, validation
 
@@ -158,7 +158,7 @@ def read_audioset(data: Path, part: str) -> tuple[ClipSet, list[str]]:
         If the folder is not laid out so, or holds no recording of the part.
     """
     if part not in ("train", *PARTS):
-        raise InvalidArgumentError(f"part must be train, {', '.join(PARTS)}, got {part!r}")
+        raise InvalidArgumentError(f"Part must be train, {', '.join(PARTS)}, got {part!r}.")
     return choose_part(read_audioset_parts(data), data, part)
 
 
@@ -170,8 +170,8 @@ def choose_part(parts: Mapping[str, tuple[ClipSet, list[str]]], data: Path, part
         clips, missing = parts[part]
     if not len(clips):
         raise DatasetError(
-            f"{data} holds none of the {len(missing)} recordings of the part {part}; "
-            "put them anywhere under that folder, named by their YouTube id"
+            f"{data} holds none of the {len(missing)} recordings of the part {part}. "
+            "Put them anywhere under that folder, named by their YouTube id."
         )
     return clips, missing
 
@@ -194,8 +194,8 @@ def check_share(found: int, missing: int, least: float, part: str) -> None:
     if found < least * total:
         share = f"{found / total:.3f}"
         raise DatasetError(
-            f"only {found} of the {total} clips of the part {part} are there, a share of {share}; put the rest under "
-            f"the data folder, take the list of a part that you do not have out of it, or set min_share below {share}"
+            f"Only {found} of the {total} clips of the part {part} are there, a share of {share}. Put the rest under "
+            f"the data folder, take the list of a part that you do not have out of it, or set min_share below {share}."
         )
 
 

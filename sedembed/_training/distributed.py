@@ -121,15 +121,15 @@ def _choose_device(device: str | torch.device | None, local: int, count: int) ->
     try:
         chosen = torch.device(("cuda" if there else "cpu") if device is None else device)
     except RuntimeError as error:
-        raise InvalidArgumentError(f"device must be such as cpu or cuda:0, got {device!r}") from error
+        raise InvalidArgumentError(f"Expected a device such as cpu or cuda:0, got {device!r}.") from error
     if chosen.type == "cuda":
         chosen = torch.device("cuda", local if chosen.index is None or count > 1 else chosen.index)
         if (chosen.index or 0) >= there:
             raise InvalidArgumentError(
-                f"expected a CUDA device {chosen}, found {there}; start fewer processes or use --device cpu"
+                f"Expected a CUDA device {chosen}, found {there} devices. Start fewer processes, or use --device cpu."
             )
     elif chosen.type != "cpu":
-        raise InvalidArgumentError(f"training runs on cpu or cuda, got {chosen}")
+        raise InvalidArgumentError(f"Training runs on cpu or cuda, got {chosen}. Use --device cpu.")
     return chosen
 
 

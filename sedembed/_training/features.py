@@ -7,6 +7,7 @@ import json
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,8 @@ from tqdm import tqdm
 from sedembed._training.clips import ClipSet
 from sedembed._training.distributed import current_processes
 from sedembed._training.threads import default_workers, open_threads
+from sedembed._utils.files import atomic_file, write_atomic
+from sedembed._utils.schema import check_fields, from_table, read_json_file
 from sedembed.audio.reader import load_audio
 from sedembed.errors import AudioError, DatasetError, InvalidArgumentError
 from sedembed.models.base import Backbone
@@ -111,7 +114,7 @@ class FeatureStore:
         """
         workers = default_workers() if workers is None else workers
         spectrogram = network.spectrogram
-        compute = _Front(network, clips)
+        compute = _FrontEnd(network, clips)
         front_end = network.describe_front_end()
         failures: dict[int, tuple[str, str]] = {}
         if cache is None:
@@ -202,7 +205,7 @@ def silence_under(features: NDArray[np.float32], spectrogram: Spectrogram) -> fl
     return max(10.0 * float(np.log10(FLOOR)), float(features.max()) - spectrogram.top_db)
 
 
-class _Front:
+class _FrontEnd:
     """Decodes a clip and computes its features."""
 
     def __init__(self, network: Backbone, clips: ClipSet) -> None:
@@ -220,6 +223,19 @@ class _Front:
 # --- the cache -----------------------------------------------------------------------------------------------------
 
 
+@dataclass(frozen=True)
+class _Index:
+    """What the index of a shard holds: frames of each clip, and error and message of each unreadable one."""
+
+    frames: tuple[int, ...]
+    failures: Mapping[str, Any]
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+        if min(self.frames, default=0) < 0:
+            raise InvalidArgumentError("frames must not be negative")
+
+
 class _Shard:
     """Features of up to 512 clips end to end in one file, and an index beside it, which is written last."""
 
@@ -235,18 +251,15 @@ class _Shard:
     def open(self) -> None:
         """Map the file; DatasetError if file and index do not fit each other."""
         try:
-            described = json.loads(self.index.read_bytes())
-            frames = np.array(described["frames"], np.int64)
+            index = from_table(_Index, read_json_file(self.index), self.index.name)
+            frames = np.array(index.frames, np.int64)
             rows = np.load(self.file, mmap_mode="r")
-            fits = (
-                rows.dtype == np.float16 and rows.ndim == 2 and len(rows) == frames.sum() and len(frames) == self.count
-            )
-            if not fits:
+            if rows.dtype != np.float16 or rows.ndim != 2 or len(rows) != frames.sum() or len(frames) != self.count:
                 raise InvalidArgumentError("file and index do not fit each other")
-            self.failures = {self.first + int(i): (error, text) for i, (error, text) in described["failures"].items()}
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            self.failures = {self.first + int(i): (error, text) for i, (error, text) in index.failures.items()}
+        except (OSError, ValueError, TypeError, OverflowError) as error:
             raise DatasetError(
-                f"{self.file} or {self.index.name} is damaged ({error}); delete both and run the same command again"
+                f"{self.file} or {self.index.name} is damaged ({error}). Delete both and run the same command again."
             ) from error
         self._rows = rows
         self._starts = np.concatenate(([0], np.cumsum(frames)))
@@ -257,7 +270,6 @@ class _Shard:
 
     def compute(self, compute: Callable[[int], NDArray[np.float32]], pool: ThreadPoolExecutor, advance: Any) -> None:
         """Write both files, each complete or not at all."""
-        from sedembed._utils.files import atomic_file
 
         def attempt(index: int) -> NDArray[np.float16] | tuple[str, str]:
             try:
@@ -295,7 +307,7 @@ def _fill(
     digest = hashlib.sha256("\0".join(clips.names).encode(errors="surrogateescape")).hexdigest()
     described = {"format": _FORMAT, "front_end": dict(front_end), "clips": len(clips), "names": digest}
     if processes.first:
-        _hold(cache, described)
+        _check_or_write(cache, described)
     processes.wait()
     shards = [_Shard(cache, number, len(clips)) for number in range(-(-len(clips) // SHARD_CLIPS))]
     missing = [shard for shard in shards if not shard.index.exists()]
@@ -321,32 +333,29 @@ def _fill(
     return shards
 
 
-def _hold(cache: Path, described: dict[str, Any]) -> None:
-    """Refuse a cache of something else; write down what this one is of."""
-    from sedembed._utils.files import write_atomic
-
+def _check_or_write(cache: Path, described: dict[str, Any]) -> None:
+    """Refuse a cache of other clips or another front end; write what a new one is of."""
     file = cache / "cache.json"
-    try:
-        found = json.loads(file.read_bytes())
-    except FileNotFoundError:
+    if not file.exists():
         if cache.exists() and any(not entry.name.startswith(".") for entry in cache.iterdir()):
-            raise DatasetError(f"{cache} holds something other than features; choose an empty folder") from None
+            raise DatasetError(f"{cache} holds something other than features. Choose an empty folder.")
         cache.mkdir(parents=True, exist_ok=True)
         write_atomic(file, json.dumps(described, indent=2) + "\n")
         return
+    try:
+        found = read_json_file(file)
     except ValueError as error:
-        raise DatasetError(f"{file} is damaged ({error}); delete the folder or choose another one") from error
+        raise DatasetError(f"{file} is damaged. Delete the folder or choose another one. ({error})") from error
     if found != described:
-        found = found if isinstance(found, dict) else {}
         other = [key for key in described if found.get(key) != described[key]]
         raise DatasetError(
-            f"{cache} holds features of other clips or of another front end ({', '.join(other)} differ); choose "
-            "another folder, or delete it"
+            f"{cache} holds features of other clips or of another front end ({', '.join(other)} differ). Choose "
+            "another folder, or delete it."
         )
 
 
 def _too_few(failed: int, tried: int, message: str) -> DatasetError:
     return DatasetError(
         f"{failed} of {tried} clips cannot be decoded, one of them because: {message} Install what is missing, fetch "
-        "the clips again, or lower min_share"
+        "the clips again, or lower min_share."
     )

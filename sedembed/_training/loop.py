@@ -105,9 +105,9 @@ class Training:
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         self._dtype = torch.float64 if config.precision == "float64" else torch.float32
         if config.precision == "float16" and self.device.type != "cuda":
-            raise InvalidArgumentError("float16 needs a CUDA device; choose precision bfloat16 or float32")
+            raise InvalidArgumentError("float16 needs a CUDA device. Choose precision bfloat16 or float32.")
         if (validation is None) != (validation_features is None):
-            raise InvalidArgumentError("give validation clips and their features together")
+            raise InvalidArgumentError("Give validation clips and their features together.")
         if validation is not None:
             check_validation(validation, train)
         self._folder = RunFolder(out, self._processes.first, tensorboard=tensorboard)
@@ -260,7 +260,7 @@ class Training:
         for features in (self._train_features, self._validation_features):
             if features is not None and features.front_end != described:
                 raise DatasetError(
-                    "the features are of another front end than the network's; open them for this network"
+                    "The features are of another front end than the network's. Open them for this network."
                 )
         network.to(device=self.device, dtype=self._dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]
         replace_layers(network, lambda layer: _FullLinear.like(layer) if type(layer) is nn.Linear else None)
@@ -274,13 +274,13 @@ class Training:
         classes, found = len(self.train.classes), starting.config
         if found.architecture != self.config.model or found.classes != classes:
             raise DatasetError(
-                f"expected initial weights of a {self.config.model} of {classes} classes, got a "
-                f"{found.architecture} of {found.classes}"
+                f"Expected initial weights of a {self.config.model} of {classes} classes, got a "
+                f"{found.architecture} of {found.classes}."
             )
         wanted = self.config.network_config(classes)
         other = [name for name in self.config.network if getattr(wanted, name) != getattr(found, name)]
         if other:
-            raise DatasetError(f"the initial weights have another {', '.join(other)} than the settings; leave them out")
+            raise DatasetError(f"The initial weights have another {', '.join(other)} than the settings. Leave it out.")
 
     def _measure(self) -> Normalizer:
         """Mean and deviation of the training features, over evenly spaced clips if there are many; kept on disk."""
@@ -298,7 +298,7 @@ class Training:
                 total, squares = total + features.sum(0), squares + np.square(features).sum(0)
                 frames += len(features)
             if not frames:
-                raise DatasetError("no training clip can be decoded; see the log for the reasons")
+                raise DatasetError("No training clip can be decoded. See the log for the reasons.")
             if not self.network_class.normalizes_bins:
                 total, squares, frames = total.sum(), squares.sum(), frames * len(total)
             mean = np.atleast_1d(total / frames)

@@ -77,7 +77,7 @@ def score(targets: NDArray[np.float32], probabilities: NDArray[np.float32]) -> d
     readable = ~np.isnan(probabilities).all(axis=1)
     truth, scores = targets[readable] >= 0.5, probabilities[readable]
     if not truth.any():
-        raise DatasetError("no validation clip that can be decoded carries a class; choose other clips to validate on")
+        raise DatasetError("No validation clip that can be decoded carries a class. Choose other clips to validate on.")
     if not np.isfinite(scores).all():
         return {"map": float("nan"), "mauc": float("nan"), "d_prime": float("nan")}
     found = {"map": metrics.compute("map", truth, scores)}
@@ -93,15 +93,17 @@ def check_validation(clips: ClipSet, train: ClipSet) -> None:
     """Refuse validation clips of other classes, or on which MAP is not defined."""
     if clips.classes != train.classes:
         raise DatasetError(
-            "the validation clips have other classes than the training clips; use the same, in one order"
+            "The validation clips have other classes than the training clips. Use the same classes in the same order."
         )
     if not (clips.targets >= 0.5).any():
         raise DatasetError(
-            f"none of the {len(clips)} validation clips carries a class; choose other clips to validate on"
+            f"None of the {len(clips)} validation clips carries a class. Choose other clips to validate on."
         )
     both = set(clips.names) & set(train.names)
     if both:
-        raise DatasetError(f"{len(both)} clips are to train and to validate on, such as {min(both)}; keep them apart")
+        raise DatasetError(
+            f"{len(both)} clips are both to train and to validate on, such as {min(both)}. Take them out of one part."
+        )
 
 
 def _predict(

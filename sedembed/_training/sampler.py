@@ -49,7 +49,7 @@ class BalancedOrder:
         self._members = [own for own in members if len(own)]
         if not self._members:
             raise DatasetError(
-                "no clip carries any class, so there is nothing to draw; check the labels, or set balanced to false"
+                "No clip carries any class, so there is nothing to draw. Check the labels, or set balanced to false."
             )
         self._count, self._seed = count, seed
         self._queues: list[tuple[int, NDArray[np.int64]] | None] = [None] * len(self._members)
@@ -86,7 +86,7 @@ class ShuffledOrder:
 
     def __init__(self, count: int, seed: int) -> None:
         if count < 1:
-            raise DatasetError("there is no clip to draw")
+            raise DatasetError("There is no clip to draw.")
         self._count, self._seed = count, seed
         self._epoch: tuple[int, NDArray[np.int64]] | None = None
         self._lock = threading.Lock()

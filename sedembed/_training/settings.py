@@ -151,7 +151,7 @@ class TrainConfig:
         values = read_json_file(path)
         if "model" in values and values["model"] != overrides.get("model", values["model"]):
             raise InvalidArgumentError(
-                f"{path} is for the model {values['model']!r}, not {overrides['model']!r}; use another file"
+                f"{path} is for the model {values['model']!r}, not {overrides['model']!r}. Use another file."
             )
         return cls.from_table({**values, **overrides}, str(path))
 

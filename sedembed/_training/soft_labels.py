@@ -53,16 +53,16 @@ def read_soft_labels(path: Path, clips: Sequence[str], classes: Sequence[str]) -
     readers = {".csv": _from_csv, ".parquet": _from_parquet, ".npz": _from_npz}
     reader = readers.get(path.suffix.lower())
     if reader is None:
-        raise DatasetError(f"{path}: expected a table of soft labels that ends in .csv, .parquet or .npz")
+        raise DatasetError(f"{path}: expected a table of soft labels that ends in .csv, .parquet or .npz.")
     if not path.is_file():
-        raise DatasetError(f"{path}: there is no such table of soft labels")
+        raise DatasetError(f"Expected a table of soft labels at {path}, which is not there. Check the path.")
     values = reader(path, clips, classes)
     outside = ~((values >= 0) & (values <= 1))  # NaN is outside, too
     if outside.any():
         row, column = np.argwhere(outside)[0]
         raise DatasetError(
             f"{path}: expected finite values from 0 to 1, got {int(outside.sum())} others, the first "
-            f"{values[row, column]} for the class {classes[column]!r} of the clip {clips[row]!r}"
+            f"{values[row, column]} for the class {classes[column]!r} of the clip {clips[row]!r}."
         )
     return values
 
@@ -99,7 +99,7 @@ def _from_npz(path: Path, clips: Sequence[str], classes: Sequence[str]) -> NDArr
         with np.load(path, allow_pickle=False) as archive:
             absent = [name for name in _ARRAYS if name not in archive]
             if absent:
-                raise DatasetError(f"{path}: expected the arrays {', '.join(_ARRAYS)}; {', '.join(absent)} missing")
+                raise DatasetError(f"{path}: expected the arrays {', '.join(_ARRAYS)}; {', '.join(absent)} missing.")
             names, columns, values = (archive[name] for name in _ARRAYS)
     except DatasetError:
         raise
@@ -108,10 +108,10 @@ def _from_npz(path: Path, clips: Sequence[str], classes: Sequence[str]) -> NDArr
     if names.ndim != 1 or columns.ndim != 1 or values.shape != (len(names), len(columns)):
         raise DatasetError(
             f"{path}: expected probabilities of shape ({names.size}, {columns.size}), one row a clip and one column a "
-            f"class, got {values.shape}"
+            f"class, got {values.shape}."
         )
     if values.dtype.kind not in "fiub":
-        raise DatasetError(f"{path}: expected probabilities to be numbers, got {values.dtype}")
+        raise DatasetError(f"{path}: expected probabilities to be numbers, got {values.dtype}.")
     column_of = _places(path, [str(name) for name in columns], classes, "class", "column")
     row_of = _places(path, [str(name) for name in names], clips, "clip", "row")
     _report_rest(path, len(names) - len(clips))
@@ -120,25 +120,25 @@ def _from_npz(path: Path, clips: Sequence[str], classes: Sequence[str]) -> NDArr
 
 def _check_header(path: Path, header: Sequence[str], classes: Sequence[str]) -> None:
     if len(header) < 2:
-        raise DatasetError(f"{path}: expected a column of clip names and a column for each class, got {list(header)}")
+        raise DatasetError(f"{path}: expected a column of clip names and a column for each class, got {list(header)}.")
     if header[0] in classes:
-        raise DatasetError(f"{path}: expected the first column to hold clip names, but it is the class {header[0]!r}")
+        raise DatasetError(f"{path}: expected the first column to hold clip names, but it is the class {header[0]!r}.")
     _places(path, header[1:], classes, "class", "column")
     if header.count(header[0]) > 1:
-        raise DatasetError(f"{path}: expected one column {header[0]!r}, which holds the clip names, got several")
+        raise DatasetError(f"{path}: expected one column {header[0]!r}, which holds the clip names, got several.")
 
 
 def _from_arrow(path: Path, table: Any, clips: Sequence[str], classes: Sequence[str]) -> NDArray[np.float32]:
     names = table.column(0)
     if not (pa.types.is_string(names.type) or pa.types.is_large_string(names.type)):
-        raise DatasetError(f"{path}: expected the first column to hold clip names (text), got {names.type}")
+        raise DatasetError(f"{path}: expected the first column to hold clip names (text), got {names.type}.")
     rows = _places(path, names.to_pylist(), clips, "clip", "row")
     _report_rest(path, len(names) - len(clips))
     values = np.empty((len(clips), len(classes)), np.float32)
     for index, name in enumerate(classes):
         column = table.column(name)
         if not (pa.types.is_floating(column.type) or pa.types.is_integer(column.type)):
-            raise DatasetError(f"{path}: expected the column {name!r} to hold numbers, got {column.type}")
+            raise DatasetError(f"{path}: expected the column {name!r} to hold numbers, got {column.type}.")
         # Empty cells become NaN, which the check of the range refuses.
         values[:, index] = column.cast(pa.float64()).to_numpy()[rows]
     return values
@@ -151,12 +151,12 @@ def _places(path: Path, there: Sequence[str], wanted: Sequence[str], kind: str, 
         needed = set(wanted)
         again = [name for name, count in Counter(there).items() if count > 1 and name in needed]
         if again:
-            raise DatasetError(f"{path}: expected one {line} for each {kind}, got several for {_list(again)}")
+            raise DatasetError(f"{path}: expected one {line} for each {kind}, got several for {_list(again)}.")
     absent = [name for name in wanted if name not in position]
     if absent:
         raise DatasetError(
             f"{path}: expected a {line} for each {kind} of the training set, {len(absent)} of {len(wanted)} missing: "
-            f"{_list(absent)}; names must be the same to the letter"
+            f"{_list(absent)}. Names must be the same to the letter."
         )
     return np.array([position[name] for name in wanted], np.intp)
 

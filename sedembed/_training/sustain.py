@@ -256,7 +256,7 @@ def run_stages(
         soft labels does not fit.
     """
     if only_stage is not None and not 0 <= only_stage <= sustain.stages:
-        raise InvalidArgumentError(f"only_stage must be from 0 to {sustain.stages}, got {only_stage}")
+        raise InvalidArgumentError(f"Expected only_stage from 0 to {sustain.stages}, got {only_stage}.")
     processes = current_processes()
     soft = None
     if sustain.soft_labels is not None:
@@ -340,14 +340,14 @@ def stage_probabilities(
         kept = predict(load_network(resolve(folder / "model")), features, device=device)
         if kept.shape != shape:
             raise DatasetError(
-                f"{folder}: expected predictions of shape {shape}, got {kept.shape}; use the same classes"
+                f"{folder}: expected predictions of shape {shape}, got {kept.shape}. Use the same classes."
             )
         write_atomic(path, to_safetensors({"probabilities": kept}, {"origin": json.dumps(origin)}))
     processes.wait()
     if kept is None:
         kept = _read_probabilities(path, origin, shape)
     if kept is None:
-        raise DatasetError(f"{path} was made by the first process, but this one cannot read it; use a common folder")
+        raise DatasetError(f"{path} was made by the first process, but this one cannot read it. Use a common folder.")
     return kept
 
 

@@ -94,7 +94,7 @@ def _read_config(options: argparse.Namespace) -> TrainConfig:
     from sedembed._training.settings import TrainConfig
 
     if options.workers is not None and options.workers < 1:
-        raise InvalidArgumentError(f"--workers needs a whole number of at least 1, got {options.workers}")
+        raise InvalidArgumentError(f"--workers needs a whole number of at least 1, got {options.workers}.")
     chosen = {} if options.validation is None else {"validation": options.validation}
     if options.config is None:
         config = TrainConfig(model=options.model, **chosen)
@@ -102,7 +102,9 @@ def _read_config(options: argparse.Namespace) -> TrainConfig:
         # A file that names no model is for any.
         config = TrainConfig.read(options.config, model=options.model, **chosen)
     if options.stage is not None and config.sustain is None:
-        raise InvalidArgumentError("--stage is for self-teaching: it needs a table sustain in the settings")
+        raise InvalidArgumentError(
+            "--stage is for self-teaching. Add a table sustain to the settings, or leave it out."
+        )
     return config
 
 

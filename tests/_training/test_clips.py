@@ -23,9 +23,9 @@ class TestClips:
             == [list(range(c, 12, 3)) for c in range(3)]
         )
         for bad in (np.full((12, 3), 1.1), np.full((12, 3), np.nan), np.full((12, 3), -0.1), np.zeros((12, 2))):
-            with pytest.raises(DatasetError, match=r"expected targets"):
+            with pytest.raises(DatasetError, match="Expected targets"):
                 clips.with_targets(bad)
-        with pytest.raises(DatasetError, match="names of clips must differ"):
+        with pytest.raises(DatasetError, match="Names of clips must differ"):
             ClipSet(("a", "a"), clips.paths[:2], clips.targets[:2], clips.classes)
 
     def test_select(self, clips: ClipSet) -> None:
@@ -63,7 +63,7 @@ class TestAudioSet:
         assert missing == ["eval_segments/Y-missing_02.wav"]
         with pytest.raises(DatasetError, match="none of the 0 recordings of the part unbalanced_train"):
             read_audioset(audioset, "unbalanced_train")
-        with pytest.raises(ValueError, match="part must be train, balanced_train"):
+        with pytest.raises(ValueError, match="Part must be train, balanced_train"):
             read_audioset(audioset, "test")
 
     def test_balanced_and_unbalanced_are_one(self, audioset: Path, clips: ClipSet, mids: list[str]) -> None:

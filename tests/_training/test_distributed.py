@@ -168,7 +168,7 @@ class TestOneProcess:
         with join_processes("cpu") as device:
             assert device == torch.device("cpu")
             assert current_processes() == alone
-        with pytest.raises(ValueError, match="device must be such as"), join_processes("gpu"):
+        with pytest.raises(ValueError, match="Expected a device such as"), join_processes("gpu"):
             pass
-        with pytest.raises(ValueError, match="training runs on cpu or cuda"), join_processes("meta"):
+        with pytest.raises(ValueError, match="Training runs on cpu or cuda"), join_processes("meta"):
             pass

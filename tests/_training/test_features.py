@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -91,11 +92,36 @@ class TestFeatures:
             store(clips, TrainConfig(), cache=cache)
         (tmp_path / "other").mkdir()
         (tmp_path / "other" / "thesis.txt").touch()
-        with pytest.raises(DatasetError, match="choose an empty folder"):
+        with pytest.raises(DatasetError, match="Choose an empty folder"):
             store(clips, cache=tmp_path / "other")
         (cache / "features-00000.npy").write_bytes((cache / "features-00000.npy").read_bytes()[:-100])
         with pytest.raises(DatasetError, match=r"features-00000\.npy .* is damaged"):
             store(clips, cache=cache)
+
+    def test_damaged_caches_are_refused(self, clips: ClipSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        cache = tmp_path / "cache"
+        store(clips, cache=cache)
+        index, described = cache / "features-00000.json", cache / "cache.json"
+        good = json.loads(index.read_text())
+        first, second, *rest = good["frames"]
+        for frames in ([], None, "12", [10**40, *good["frames"][1:]], [-1, first + second + 1, *rest], [True] * 12):
+            index.write_text(json.dumps({**good, "frames": frames}))
+            with pytest.raises(DatasetError, match=r"features-00000\.json is damaged"):
+                store(clips, cache=cache)
+        for failures in (None, [], {"a": ["x", "y"]}, {"1": 3}, {"1": ["x"]}):
+            index.write_text(json.dumps({**good, "failures": failures}))
+            with pytest.raises(DatasetError, match=r"features-00000\.json is damaged"):
+                store(clips, cache=cache)
+        for text in ("", "{", "[]", "[" * 100_000, "{}"):
+            index.write_text(text)
+            with pytest.raises(DatasetError, match=r"features-00000\.json is damaged"):
+                store(clips, cache=cache)
+        index.write_text(json.dumps(good))
+        store(clips, cache=cache)
+        for text in ("", "{", "[]", "[" * 100_000):
+            described.write_text(text)
+            with pytest.raises(DatasetError, match=r"cache\.json is damaged"):
+                store(clips, cache=cache)
 
     @pytest.mark.parametrize("cached", [False, True])
     def test_unreadable_clips(self, clips: ClipSet, tmp_path: Path, cached: bool) -> None:

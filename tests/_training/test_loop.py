@@ -163,7 +163,7 @@ class TestTraining:
         found = score(targets, probabilities)
         assert found["map"] == pytest.approx(np.mean(precisions))
         assert found["mauc"] == pytest.approx(np.mean(areas))
-        with pytest.raises(DatasetError, match="no validation clip"):
+        with pytest.raises(DatasetError, match="No validation clip"):
             score(np.zeros((40, 5), np.float32), probabilities)
 
     def test_nan_stops_and_leaves_the_last_good_checkpoint(self, clips: ClipSet, tmp_path: Path) -> None:
@@ -215,7 +215,7 @@ class TestTraining:
             )
         part = clips.select([0])
         features, held_out = store(clips), store(part)
-        with pytest.raises(DatasetError, match="1 clips are to train and to validate on"):
+        with pytest.raises(DatasetError, match="1 clips are both to train and to validate on"):
             Training(tiny(), clips, features, tmp_path / "b", validation=part, validation_features=held_out)
         with pytest.raises(ValueError, match="float16 needs a CUDA device"):
             training(tiny(precision="float16"), clips, tmp_path / "c")
@@ -247,7 +247,7 @@ class TestTraining:
             training(tiny(seed=1), clips, tmp_path / "second", initial=tmp_path / "second" / "final")
         with pytest.raises(DatasetError, match="another segment_channels"):
             training(tiny(network={**TINY, "segment_channels": 8}), clips, tmp_path / "a", initial=start)
-        with pytest.raises(DatasetError, match="expected initial weights of a talnet of 3 classes, got a weanet of 3"):
+        with pytest.raises(DatasetError, match="Expected initial weights of a talnet of 3 classes, got a weanet of 3"):
             training(TrainConfig(), clips, tmp_path / "b", initial=start)
 
     def test_measured_normalisation(self, clips: ClipSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -261,6 +261,10 @@ class TestTraining:
         everything = np.concatenate([store(clips, config)[i] for i in range(12)]).astype(np.float64)
         np.testing.assert_allclose(made.network.config.mean, everything.mean(0), rtol=1e-9)
         np.testing.assert_allclose(made.network.config.std, everything.std(0), rtol=1e-9)
+        for damaged in ("{", "{}", '{"mu": 1, "sigma": [1]}', '{"mu": [NaN], "sigma": [1]}'):
+            (tmp_path / "a" / "normalizer.json").write_text(damaged)
+            with pytest.raises(DatasetError, match=r"normalizer\.json"):
+                training(tiny(normalization="measured"), clips, tmp_path / "a", validate=False)
         given = tiny(normalization="measured", network={**TINY, "mean": 3.0, "std": 2.0})
         assert training(given, clips, tmp_path / "c", validate=False).network.config.mean == 3.0
 

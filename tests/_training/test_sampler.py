@@ -70,5 +70,5 @@ class TestSampler:
             assert tried == [order.clip(position, attempt) for attempt in range(20)]
             own = next(set(m.tolist()) for m in self.MEMBERS if len(m) and set(tried[: len(m)]) == set(m.tolist()))
             assert not set(tried[len(own) :]) <= own
-        with pytest.raises(DatasetError, match="no clip carries any class"):
+        with pytest.raises(DatasetError, match="No clip carries any class"):
             BalancedOrder([np.array([], np.int64)], 5, 0)

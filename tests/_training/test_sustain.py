@@ -1,34 +1,21 @@
-"""Sequential self-teaching: targets, stages, what is kept on disk, outside teachers, and the experiment's noise."""
+"""Tests of sustain."""
 
 from __future__ import annotations
 
 import csv
-import importlib.util
 import json
 import logging
 import shutil
 import socket
-import sys
 from dataclasses import replace
-from importlib.resources import files
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as parquet
 import pytest
-import safetensors.numpy
 import torch
 
-import sedembed
 import sedembed._training.sustain as sustain_module
-from sedembed._training.clips import ClipSet
-from sedembed._training.distributed import join_processes
-from sedembed._training.features import FeatureStore
-from sedembed._training.loop import Training, predict
-from sedembed._training.settings import TrainConfig
-from sedembed._training.soft_labels import read_soft_labels
+from sedembed._training.loop import Training
 from sedembed._training.sustain import (
     Shares,
     SustainConfig,
@@ -37,96 +24,22 @@ from sedembed._training.sustain import (
     stage_probabilities,
     stage_seed,
 )
-from sedembed.cli.main import main
 from sedembed.errors import DatasetError
 from sedembed.models.weights import load_network, resolve, save_pretrained
-
-CLASSES = ("Dog", "Rain, drizzle", "Church bell")
-CONFIG = TrainConfig.from_table(
-    {
-        "model": "weanet",
-        "network": {
-            "channels": [4, 4, 4, 4],
-            "pools": [2, 2, 2, 2],
-            "segment_channels": 8,
-            "hidden_channels": [8, 8],
-            "n_mels": 32,
-        },
-        "normalization": "measured",
-        "batch_size": 4,
-        "steps": 4,
-        "checkpoint_every": 2,
-        "seconds": 0.6,
-        "learning_rate": 1e-2,
-        "balanced": False,
-        "spec_augment_bins": 4,
-        "spec_augment_seconds": 0.1,
-        "validation": "none",
-        "seed": 3,
-    }
+from tests._training.sustain_helpers import (  # noqa: F401
+    CLASSES,
+    CONFIG,
+    clips,
+    features,
+    finished,
+    heard_alone,
+    predictions,
+    shuffled_table,
+    taught,
+    teach,
+    weights,
+    write_table,
 )
-
-
-@pytest.fixture(scope="module")
-def clips(tmp_path_factory, write_sounds) -> ClipSet:
-    names = tuple(f"clip {i:02}.wav" for i in range(10))
-    folder = write_sounds(tmp_path_factory.mktemp("sounds"), dict.fromkeys(names, 0.8))
-    targets = (np.random.default_rng(0).random((10, 3)) < 0.5).astype(np.float32)
-    return ClipSet(names, tuple(folder / name for name in names), targets, CLASSES)
-
-
-@pytest.fixture(scope="module")
-def features(clips, tmp_path_factory) -> FeatureStore:
-    return FeatureStore.open(clips, CONFIG.build(3), tmp_path_factory.mktemp("cache") / "features", workers=1)
-
-
-@pytest.fixture(scope="module")
-def finished(clips, features, tmp_path_factory) -> Path:
-    """Stages 0 to 2, each taught by the labels and the stage before; copy it before changing anything."""
-    out = tmp_path_factory.mktemp("finished")
-    run_stages(CONFIG, SustainConfig(stages=2), clips, features, out, device="cpu")
-    return out
-
-
-@pytest.fixture
-def taught(monkeypatch) -> list[dict]:
-    """What each training is given from now on."""
-    seen: list[dict] = []
-
-    class Spy(Training):
-        def __init__(self, config, train, *arguments, **options):
-            super().__init__(config, train, *arguments, **options)
-            seen.append({"config": config, "targets": train.targets, "initial": options["initial"]})
-
-    monkeypatch.setattr(sustain_module, "Training", Spy)
-    return seen
-
-
-@pytest.fixture
-def predictions(monkeypatch) -> list[int]:
-    """One entry for each time that a network predicts from now on."""
-    made: list[int] = []
-
-    def counting(network, features, **options):
-        made.append(len(features))
-        return predict(network, features, **options)
-
-    monkeypatch.setattr(sustain_module, "predict", counting)
-    return made
-
-
-def weights(folder: Path) -> bytes:
-    return (folder / "model" / "model.safetensors").read_bytes()
-
-
-def heard_alone(folder: Path, features: FeatureStore) -> np.ndarray:
-    """Clip probabilities of a stage's network, one clip after the other, in float64."""
-    network = load_network(resolve(folder / "model")).double()
-    rows = []
-    with torch.no_grad():
-        for i in range(len(features)):
-            rows.append(network.pool(network(torch.from_numpy(features[i])[None].double()))[0].numpy())
-    return np.stack(rows)
 
 
 def interrupt_at(monkeypatch, step: int) -> None:
@@ -439,17 +352,8 @@ def test_stage_begun_otherwise_is_not_continued(clips, features, finished, tmp_p
 
 @pytest.mark.parametrize("only_stage", [-1, 2])
 def test_stage_that_there_is_none_of(clips, features, tmp_path, only_stage):
-    with pytest.raises(ValueError, match=f"only_stage must be from 0 to 1, got {only_stage}"):
+    with pytest.raises(ValueError, match=f"Expected only_stage from 0 to 1, got {only_stage}"):
         run_stages(CONFIG, SustainConfig(), clips, features, tmp_path, only_stage=only_stage, device="cpu")
-
-
-def teach(settings: dict, sounds: Path, out: Path) -> None:
-    """What each of several processes does."""
-    config, paths = TrainConfig.from_table(settings), tuple(sorted(sounds.glob("*.wav")))
-    clips = ClipSet(tuple(path.name for path in paths), paths, np.tile(np.eye(3, dtype=np.float32), (3, 1)), CLASSES)
-    with join_processes("cpu") as device:
-        store = FeatureStore.open(clips, config.build(3), workers=1)
-        run_stages(config, SustainConfig(), clips, store, out, device=device)
 
 
 PROGRAM = """
@@ -459,8 +363,8 @@ os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE="2", MASTER_A
 sys.path.insert(0, tests)
 import torch
 torch.set_num_threads(1)
-import test_sustain
-test_sustain.teach(settings, sounds, out)
+import sustain_helpers
+sustain_helpers.teach(settings, sounds, out)
 """
 
 
@@ -487,47 +391,30 @@ def test_two_processes_teach_as_one_does(start_process, write_sounds, tmp_path):
         np.testing.assert_allclose(losses[1], losses[0], rtol=1e-4)
 
 
-@pytest.fixture
-def audioset(tmp_path, clips) -> Path:
-    """Copy of AudioSet: seven clips to train on, one of them broken, one to evaluate on."""
-    text = files("sedembed.models").joinpath("class_labels_indices.csv").read_text(encoding="utf-8")
-    mids = [row["mid"] for row in csv.DictReader(text.splitlines())]
-    data = tmp_path / "audioset"
-    data.mkdir()
-    rows = []
-    for i in range(8):
-        video = f"abcdefghi_{i}"
-        shutil.copy(clips.paths[i], data / f"Y{video}.wav")
-        rows.append(f'{video}, 0.000, 10.000, "{mids[i % 3]}"\n')
-    (data / "Yabcdefghi_6.wav").write_bytes(b"RIFF" + bytes(100))
-    header = "# one\n# two\n# YTID, start_seconds, end_seconds, positive_labels\n"
-    (data / "balanced_train_segments.csv").write_text(header + "".join(rows[:7]))
-    (data / "eval_segments.csv").write_text(header + rows[7])
-    return data
+def test_outside_teacher_teaches_beside_the_stages(clips, features, taught, tmp_path):
+    table, soft = shuffled_table(tmp_path / "table.csv", clips)
+    config = SustainConfig(alphas=(0.2, 0.3, 0.5), soft_labels=str(table))
+    run_stages(CONFIG, config, clips, features, tmp_path / "run", device="cpu")
+    np.testing.assert_array_equal(taught[0]["targets"], clips.targets)
+    expected = 0.2 * clips.targets + 0.3 * heard_alone(tmp_path / "run" / "stage-0", features) + 0.5 * soft
+    np.testing.assert_allclose(taught[1]["targets"], expected, atol=1e-6)
 
 
-def test_command_trains_stages(audioset, tmp_path, capsys):
-    out, settings = tmp_path / "run", tmp_path / "settings.json"
-    table = {**CONFIG.as_table(), "sustain": {"stages": 1, "alphas": [0.3, 0.7]}}
-    settings.write_text(json.dumps(table))
-    command = ["train", "weanet", "--data", str(audioset), "--config", str(settings), "--workers", "1"]
-    command += ["--device", "cpu", "--out"]
-    assert main([*command, str(out)]) == 1  # one clip is broken
-    kept = safetensors.numpy.load_file(out / "stage-0" / "probabilities.safetensors")["probabilities"]
-    assert kept.shape == (7, 527)
-    np.testing.assert_array_equal(np.isnan(kept).all(1), [i == 6 for i in range(7)])
-    model = sedembed.load_model(out / "stage-1" / "model", device="cpu")
-    assert model.tag(np.zeros(16_000, np.float32)).shape == (527,)
-    first = weights(out / "stage-1")
-    shutil.rmtree(out / "stage-1")
-    assert main([*command, str(out), "--stage", "1"]) == 1
-    assert weights(out / "stage-1") == first
-    capsys.readouterr()
-    assert main([*command, str(tmp_path / "other"), "--stage", "1"]) == 2
-    assert "Stage 1 needs the model of stage 0" in capsys.readouterr().err
-    settings.write_text(json.dumps({**table, "sustain": {"alpha": [0.3, 0.7]}}))
-    assert main([*command, str(tmp_path / "other")]) == 2
-    assert "sustain: unknown key 'alpha'" in capsys.readouterr().err
+def test_outside_teacher_in_place_of_the_first_labels(clips, features, taught, tmp_path):
+    table, soft = shuffled_table(tmp_path / "table.parquet", clips)
+    config = SustainConfig(alphas=(0.4, 0.6), soft_labels=str(table), soft_labels_as="stage-0")
+    run_stages(CONFIG, config, clips, features, tmp_path / "run", device="cpu")
+    np.testing.assert_array_equal(taught[0]["targets"], soft)
+    expected = 0.4 * clips.targets + 0.6 * heard_alone(tmp_path / "run" / "stage-0", features)
+    np.testing.assert_allclose(taught[1]["targets"], expected, atol=1e-6)
+
+
+def test_table_that_lacks_a_clip_stops_everything_first(clips, features, tmp_path):
+    table = write_table(tmp_path / "table.csv", list(clips.names[1:]), list(CLASSES), np.full((9, 3), 0.5))
+    config = SustainConfig(alphas=(0.2, 0.3, 0.5), soft_labels=str(table))
+    with pytest.raises(DatasetError, match=r"1 of 10 missing: 'clip 00\.wav'"):
+        run_stages(CONFIG, config, clips, features, tmp_path / "run", device="cpu")
+    assert not (tmp_path / "run").exists()
 
 
 # --- probabilities on disk -----------------------------------------------------------------------------------------
@@ -573,230 +460,3 @@ def test_damaged_probabilities_are_made_anew(clips, features, finished, predicti
     assert "is damaged" in caplog.text
     assert predictions == [10]
     assert path.read_bytes() == good
-
-
-# --- outside teachers ----------------------------------------------------------------------------------------------
-
-
-def write_table(path: Path, names: list[str], classes: list[str], values: np.ndarray) -> Path:
-    if path.suffix == ".csv":
-        with path.open("w", newline="", encoding="utf-8") as stream:
-            writer = csv.writer(stream)
-            writer.writerow(["clip", *classes])
-            writer.writerows([name, *map(repr, map(float, row))] for name, row in zip(names, values, strict=True))
-    elif path.suffix == ".parquet":
-        columns = {"clip": names, **{name: values[:, i] for i, name in enumerate(classes)}}
-        parquet.write_table(pa.table(columns), path)
-    else:
-        np.savez(path, clips=names, classes=classes, probabilities=values)
-    return path
-
-
-def shuffled_table(path: Path, clips: ClipSet) -> tuple[Path, np.ndarray]:
-    """Table with rows and columns in another order and more of both than needed; what of it belongs to the clips."""
-    rng = np.random.default_rng(5)
-    names, classes = [*clips.names, "other.wav"], [*clips.classes, "Cat"]
-    values = rng.random((11, 4), np.float32)
-    rows, columns = rng.permutation(11), rng.permutation(4)
-    table = write_table(path, [names[i] for i in rows], [classes[i] for i in columns], values[np.ix_(rows, columns)])
-    return table, values[:10, :3]
-
-
-@pytest.mark.parametrize("suffix", [".csv", ".parquet", ".npz"])
-def test_table_is_matched_by_name(clips, tmp_path, suffix):
-    table, expected = shuffled_table(tmp_path / f"table{suffix}", clips)
-    found = read_soft_labels(table, clips.names, clips.classes)
-    np.testing.assert_array_equal(found, expected)
-    assert found.dtype == np.float32
-
-
-@pytest.mark.parametrize("suffix", [".csv", ".parquet", ".npz"])
-def test_table_that_does_not_fit_is_refused(clips, tmp_path, suffix):
-    names, classes, values = list(clips.names), list(clips.classes), np.full((10, 3), 0.5)
-    path = tmp_path / f"table{suffix}"
-
-    def refused(match: str, names=names, classes=classes, values=values) -> None:
-        write_table(path, names, classes, values)
-        with pytest.raises(DatasetError, match=match):
-            read_soft_labels(path, clips.names, clips.classes)
-
-    refused("4 of 10 missing: 'clip 06.wav', 'clip 07.wav'", names=names[:6], values=values[:6])
-    refused("8 of 10 missing: .* and 3 more;", names=names[:2], values=values[:2])
-    refused(
-        "column for each class .* 1 of 3 missing: 'Rain, drizzle'", classes=["Dog", "Church bell"], values=values[:, :2]
-    )
-    refused("several for 'clip 00.wav'", names=[names[0], *names], values=np.full((11, 3), 0.5))
-    if suffix != ".parquet":  # pyarrow's tables cannot be built so from a dict
-        refused("several for 'Dog'", classes=["Dog", *classes], values=np.full((10, 4), 0.5))
-    for bad in (-0.1, 1.1, np.nan, np.inf):
-        wrong = values.copy()
-        wrong[4, 1] = bad
-        refused("got 1 others, the first .* for the class 'Rain, drizzle' of the clip 'clip 04.wav'", values=wrong)
-    path.write_bytes(b"\x00\xff no table")
-    with pytest.raises(DatasetError, match=r"table\.\w+: "):
-        read_soft_labels(path, clips.names, clips.classes)
-    path.write_bytes(b"")
-    with pytest.raises(DatasetError, match=r"table\.\w+: "):
-        read_soft_labels(path, clips.names, clips.classes)
-    path.unlink()
-    with pytest.raises(DatasetError, match="no such table"):
-        read_soft_labels(path, clips.names, clips.classes)
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("clip,a\nx,0.5\ny,\n", "got 1 others, the first nan"),
-        ("clip,a\nx,0.5\ny,high\n", "cannot be read as CSV"),
-        ("clip,a\nx,0.5\ny\n", "cannot be read as CSV"),
-        ("clip\nx\ny\n", "expected a column of clip names"),
-        ("a,clip\n0.5,x\n0.5,y\n", "it is the class 'a'"),
-        ("clip,clip,a\nx,x,0.5\ny,y,0.5\n", "got several"),
-    ],
-)
-def test_csv_that_is_no_table_of_soft_labels(tmp_path, text, message):
-    (tmp_path / "table.csv").write_text(text)
-    with pytest.raises(DatasetError, match=message):
-        read_soft_labels(tmp_path / "table.csv", ["x", "y"], ["a"])
-
-
-def test_csv_with_a_byte_order_mark_and_quotes(tmp_path):
-    (tmp_path / "table.csv").write_text('\ufeff"clip","a, b"\r\n"x, y",1\r\n', encoding="utf-8")
-    np.testing.assert_array_equal(read_soft_labels(tmp_path / "table.csv", ["x, y"], ["a, b"]), [[1.0]])
-
-
-def test_archive_that_is_no_table_of_soft_labels(tmp_path):
-    path = tmp_path / "table.npz"
-    good = {"clips": ["x"], "classes": ["a"], "probabilities": [[0.5]]}
-    for change, message in (
-        ({"probabilities": [[0.5, 0.5]]}, r"expected probabilities of shape \(1, 1\).* got \(1, 2\)"),
-        ({"probabilities": [["high"]]}, "expected probabilities to be numbers"),
-        ({"clips": np.array(["x"], object)}, "cannot be read as an archive of plain arrays"),
-    ):
-        np.savez(path, **{**good, **change})
-        with pytest.raises(DatasetError, match=message):
-            read_soft_labels(path, ["x"], ["a"])
-    np.savez(path, clips=["x"], classes=["a"])
-    with pytest.raises(DatasetError, match="probabilities missing"):
-        read_soft_labels(path, ["x"], ["a"])
-
-
-def test_table_of_another_format_is_refused(tmp_path):
-    (tmp_path / "table.xlsx").touch()
-    with pytest.raises(DatasetError, match=r"ends in \.csv, \.parquet or \.npz"):
-        read_soft_labels(tmp_path / "table.xlsx", ["x"], ["a"])
-
-
-def test_outside_teacher_teaches_beside_the_stages(clips, features, taught, tmp_path):
-    table, soft = shuffled_table(tmp_path / "table.csv", clips)
-    config = SustainConfig(alphas=(0.2, 0.3, 0.5), soft_labels=str(table))
-    run_stages(CONFIG, config, clips, features, tmp_path / "run", device="cpu")
-    np.testing.assert_array_equal(taught[0]["targets"], clips.targets)
-    expected = 0.2 * clips.targets + 0.3 * heard_alone(tmp_path / "run" / "stage-0", features) + 0.5 * soft
-    np.testing.assert_allclose(taught[1]["targets"], expected, atol=1e-6)
-
-
-def test_outside_teacher_in_place_of_the_first_labels(clips, features, taught, tmp_path):
-    table, soft = shuffled_table(tmp_path / "table.parquet", clips)
-    config = SustainConfig(alphas=(0.4, 0.6), soft_labels=str(table), soft_labels_as="stage-0")
-    run_stages(CONFIG, config, clips, features, tmp_path / "run", device="cpu")
-    np.testing.assert_array_equal(taught[0]["targets"], soft)
-    expected = 0.4 * clips.targets + 0.6 * heard_alone(tmp_path / "run" / "stage-0", features)
-    np.testing.assert_allclose(taught[1]["targets"], expected, atol=1e-6)
-
-
-def test_table_that_lacks_a_clip_stops_everything_first(clips, features, tmp_path):
-    table = write_table(tmp_path / "table.csv", list(clips.names[1:]), list(CLASSES), np.full((9, 3), 0.5))
-    config = SustainConfig(alphas=(0.2, 0.3, 0.5), soft_labels=str(table))
-    with pytest.raises(DatasetError, match=r"1 of 10 missing: 'clip 00\.wav'"):
-        run_stages(CONFIG, config, clips, features, tmp_path / "run", device="cpu")
-    assert not (tmp_path / "run").exists()
-
-
-# --- the experiment ------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def example() -> ModuleType:
-    path = Path(__file__).parents[2] / "examples" / "self_teaching.py"
-    spec = importlib.util.spec_from_file_location("self_teaching", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["self_teaching"] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-@pytest.mark.parametrize("share", [0.0, 0.3, 0.6])
-def test_noise_is_exactly_its_share_and_never_the_true_class(example, share):
-    true = np.repeat(np.arange(50), 32)
-    given = example.corrupt(true, 50, share, 1)
-    assert (given != true).sum() == round(1600 * share)
-    assert given.min() >= 0
-    assert given.max() < 50
-    np.testing.assert_array_equal(given, example.corrupt(true, 50, share, 1))
-    if share:
-        assert (given != example.corrupt(true, 50, share, 2)).any()
-
-
-def test_noise_takes_every_other_class_equally(example):
-    true = np.full(49_000, 7)
-    given = example.corrupt(true, 50, 1.0, 0)
-    counts = np.bincount(given, minlength=50)
-    assert counts[7] == 0
-    others = np.delete(counts, 7)
-    assert ((others - 1000) ** 2 / 1000).sum() < 90  # chi-squared with 48 degrees of freedom: p < 0.0003
-
-
-def test_score_of_predictions(example):
-    true, given = np.array([0, 1, 2, 3]), np.array([0, 1, 3, 0])
-    found = example.score(np.array([0, 2, 2, 0]), true, given)
-    assert found == {
-        "train_accuracy_true": 0.5,
-        "train_accuracy_given": 0.5,
-        "corrupted_found_true": 0.5,
-        "corrupted_kept_wrong": 0.5,
-    }
-
-
-@pytest.fixture
-def esc50(tmp_path, write_esc50) -> Path:
-    return write_esc50(tmp_path / "esc50", seconds=3.0)
-
-
-def test_experiment_runs_and_continues(example, esc50, tmp_path, capsys):
-    out = tmp_path / "out"
-    command = ["--data", str(esc50), "--out", str(out), "--noise", "0.5", "--seeds", "1", "--steps", "2"]
-    example.main([*command, "--stages", "1", "--no-control"])
-    first = (out / "results.csv").read_text()
-    example.main([*command, "--stages", "1"])
-    rows = example.read_table(out / "results.csv")
-    assert (out / "results.csv").read_text().startswith(first)
-    assert [(row["training"], row["stage"], row["steps"]) for row in rows] == [
-        ("self-taught", "0", "2"),
-        ("self-taught", "1", "2"),
-        ("labels alone", "0", "4"),
-    ]
-    assert {(row["clips"], row["corrupted"], row["test_clips"]) for row in rows} == {("16", "8", "4")}
-    capsys.readouterr()
-    example.main(["--out", str(out), "--report"])
-    printed = capsys.readouterr().out
-    assert "8 of 16 labels wrong (50%)" in printed
-    assert printed.count("\n| stage ") == 2
-    # Nobody is trained on fold 5.
-    names = {path.name for path in example.read_esc50(esc50)[0].paths}
-    assert len(names) == 16
-    assert not any(name.startswith("5-") for name in names)
-
-
-def test_report_compares_seeds_in_pairs(example):
-    def row(seed, training, stage, accuracy):
-        values = dict.fromkeys(example.COLUMNS, "0")
-        return {**values, "noise": "0.3", "seed": seed, "training": training, "stage": stage, "test_accuracy": accuracy}
-
-    rows = [row("0", "self-taught", "0", "0.4"), row("1", "self-taught", "0", "0.6")]
-    rows += [row("0", "self-taught", "1", "0.45"), row("1", "self-taught", "1", "0.61")]
-    lines = example.report(rows).splitlines()
-    assert lines[4].startswith("| stage 0 | 2 | 0 | 50.0 ± 14.1 |  |")
-    assert lines[5].startswith("| stage 1 | 2 | 0 | 53.0 ± 11.3 | +3.0 ± 2.8 |")

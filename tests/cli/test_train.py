@@ -54,10 +54,10 @@ class TestCommand:
     @pytest.mark.parametrize(
         ("settings", "options", "said"),
         [
-            ({"min_share": 0.99}, [], "only 10 of the 11 clips of the part train are there"),
+            ({"min_share": 0.99}, [], "Only 10 of the 11 clips of the part train are there"),
             ({"stepz": 3}, [], "unknown key 'stepz'"),
             ({"model": "talnet"}, [], "is for the model 'talnet', not 'weanet'"),
-            ({}, ["--device", "nowhere"], "device must be such as cpu or cuda:0"),
+            ({}, ["--device", "nowhere"], "Expected a device such as cpu or cuda:0"),
             ({}, ["--workers", "0"], "--workers needs a whole number"),
             ({}, ["--stage", "1"], "--stage is for self-teaching"),
             ({"validation_share": 1e-9}, [], "leaves 10 to train on and 0 to validate on"),
