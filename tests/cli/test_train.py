@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -83,3 +85,23 @@ class TestCommand:
     def test_a_folder_that_is_no_audioset(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         assert main(["train", "talnet", "--data", str(tmp_path), "--out", str(tmp_path / "run")]) == 2
         assert "balanced_train_segments.csv is not there" in capsys.readouterr().err
+
+    @pytest.mark.parametrize("option", ["--data", "--out", "--config", "--cache"])
+    def test_an_empty_path_is_not_the_current_folder(self, option: str, capsys: pytest.CaptureFixture[str]) -> None:
+        with pytest.raises(SystemExit) as caught:
+            main(["train", "talnet", "--data", "a", "--out", "b", option, ""])
+        assert caught.value.code == 2
+        assert "expected a path, got an empty text" in capsys.readouterr().err
+
+    @pytest.mark.parametrize("encoding", ["ascii", "cp1252"])
+    def test_names_that_the_terminal_cannot_show_do_not_end_the_run(
+        self, audioset: Path, small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, encoding: str
+    ) -> None:
+        out = tmp_path / "run ☃"
+        shown = io.BytesIO()
+        monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(shown, encoding, write_through=True))
+        command = ["train", "weanet", "--data", str(audioset), "--out", str(out), "--config", str(small)]
+        assert (
+            main([*command, "--validation", "eval", "--workers", "1", "--device", "cpu", "--json"]) == 1
+        )  # a clip cannot be decoded
+        assert json.loads(shown.getvalue().decode(encoding))["model"] == str(out / "model")
