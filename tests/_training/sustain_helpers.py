@@ -101,7 +101,7 @@ def weights(folder: Path) -> bytes:
     return (folder / "model" / "model.safetensors").read_bytes()
 
 
-def heard_alone(folder: Path, features: FeatureStore) -> np.ndarray:
+def predict_alone(folder: Path, features: FeatureStore) -> np.ndarray:
     """Clip probabilities of a stage's network, one clip after the other, in float64."""
     network = load_network(resolve(folder / "model")).double()
     rows = []

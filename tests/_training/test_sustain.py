@@ -32,7 +32,7 @@ from tests._training.sustain_helpers import (  # noqa: F401
     clips,
     features,
     finished,
-    heard_alone,
+    predict_alone,
     predictions,
     shuffled_table,
     taught,
@@ -102,7 +102,7 @@ def test_labels_with_the_whole_share_stay_bit_for_bit():
     assert mix_targets(labels, 1.0, [(0.0, teacher)]).tobytes() == labels.tobytes()
 
 
-def test_clip_that_a_teacher_could_not_hear_keeps_its_labels():
+def test_clip_that_a_teacher_could_not_read_keeps_its_labels():
     labels = np.array([[1, 0], [0, 1]], np.float32)
     teacher = np.array([[0.5, 0.5], [np.nan, np.nan]], np.float32)
     np.testing.assert_allclose(mix_targets(labels, 0.5, [(0.5, teacher)]), [[0.75, 0.25], [0, 1]])
@@ -176,7 +176,7 @@ def test_second_stage_learns_from_labels_and_first_network(clips, features, taug
     models = run_stages(CONFIG, SustainConfig(alphas=(0.4, 0.6)), clips, features, tmp_path, device="cpu")
     assert models == [tmp_path / "stage-0" / "model", tmp_path / "stage-1" / "model"]
     np.testing.assert_array_equal(taught[0]["targets"], clips.targets)
-    expected = 0.4 * clips.targets + 0.6 * heard_alone(tmp_path / "stage-0", features)
+    expected = 0.4 * clips.targets + 0.6 * predict_alone(tmp_path / "stage-0", features)
     np.testing.assert_allclose(taught[1]["targets"], expected, atol=1e-6)
     assert np.abs(taught[1]["targets"] - clips.targets).max() > 0.05
     assert [one["config"].seed for one in taught] == [CONFIG.seed, stage_seed(CONFIG.seed, 1)]
@@ -188,10 +188,10 @@ def test_second_stage_learns_from_labels_and_first_network(clips, features, taug
 def test_two_teachers(clips, features, taught, predictions, tmp_path):
     config = SustainConfig(stages=3, teachers=2, alphas=(0.2, 0.5, 0.3))
     run_stages(CONFIG, config, clips, features, tmp_path, device="cpu")
-    heard = [heard_alone(tmp_path / f"stage-{i}", features) for i in range(3)]
-    np.testing.assert_allclose(taught[1]["targets"], 0.2 * clips.targets + 0.8 * heard[0], atol=1e-6)
+    alone = [predict_alone(tmp_path / f"stage-{i}", features) for i in range(3)]
+    np.testing.assert_allclose(taught[1]["targets"], 0.2 * clips.targets + 0.8 * alone[0], atol=1e-6)
     for stage in (2, 3):
-        expected = 0.2 * clips.targets + 0.5 * heard[stage - 1] + 0.3 * heard[stage - 2]
+        expected = 0.2 * clips.targets + 0.5 * alone[stage - 1] + 0.3 * alone[stage - 2]
         np.testing.assert_allclose(taught[stage]["targets"], expected, atol=1e-6)
     assert predictions == [10, 10, 10]  # stages 0 and 1 teach twice, but predict once
 
@@ -396,7 +396,7 @@ def test_outside_teacher_teaches_beside_the_stages(clips, features, taught, tmp_
     config = SustainConfig(alphas=(0.2, 0.3, 0.5), soft_labels=str(table))
     run_stages(CONFIG, config, clips, features, tmp_path / "run", device="cpu")
     np.testing.assert_array_equal(taught[0]["targets"], clips.targets)
-    expected = 0.2 * clips.targets + 0.3 * heard_alone(tmp_path / "run" / "stage-0", features) + 0.5 * soft
+    expected = 0.2 * clips.targets + 0.3 * predict_alone(tmp_path / "run" / "stage-0", features) + 0.5 * soft
     np.testing.assert_allclose(taught[1]["targets"], expected, atol=1e-6)
 
 
@@ -405,7 +405,7 @@ def test_outside_teacher_in_place_of_the_first_labels(clips, features, taught, t
     config = SustainConfig(alphas=(0.4, 0.6), soft_labels=str(table), soft_labels_as="stage-0")
     run_stages(CONFIG, config, clips, features, tmp_path / "run", device="cpu")
     np.testing.assert_array_equal(taught[0]["targets"], soft)
-    expected = 0.4 * clips.targets + 0.6 * heard_alone(tmp_path / "run" / "stage-0", features)
+    expected = 0.4 * clips.targets + 0.6 * predict_alone(tmp_path / "run" / "stage-0", features)
     np.testing.assert_allclose(taught[1]["targets"], expected, atol=1e-6)
 
 
@@ -426,7 +426,7 @@ def test_teacher_is_run_once(clips, features, finished, predictions, tmp_path):
     assert predictions == []
     for stage in range(2):
         kept = stage_probabilities(tmp_path / "run", stage, clips, features)
-        np.testing.assert_allclose(kept, heard_alone(finished / f"stage-{stage}", features), atol=1e-6)
+        np.testing.assert_allclose(kept, predict_alone(finished / f"stage-{stage}", features), atol=1e-6)
     assert predictions == []
     stage_probabilities(tmp_path / "run", 2, clips, features)
     stage_probabilities(tmp_path / "run", 2, clips, features)
@@ -439,7 +439,7 @@ def test_kept_probabilities_of_other_weights_are_made_anew(clips, features, fini
     save_pretrained(network, tmp_path / "run" / "stage-0" / "model")
     found = stage_probabilities(tmp_path / "run", 0, clips, features)
     assert predictions == [10]
-    np.testing.assert_allclose(found, heard_alone(tmp_path / "run" / "stage-0", features), atol=1e-6)
+    np.testing.assert_allclose(found, predict_alone(tmp_path / "run" / "stage-0", features), atol=1e-6)
 
 
 def test_kept_probabilities_of_other_clips_are_made_anew(clips, features, finished, predictions, tmp_path):
@@ -447,7 +447,7 @@ def test_kept_probabilities_of_other_clips_are_made_anew(clips, features, finish
     turned = clips.select(np.arange(10)[::-1])
     found = stage_probabilities(tmp_path / "run", 0, turned, features.subset(turned))
     assert predictions == [10]
-    np.testing.assert_allclose(found, heard_alone(finished / "stage-0", features)[::-1], atol=1e-6)
+    np.testing.assert_allclose(found, predict_alone(finished / "stage-0", features)[::-1], atol=1e-6)
 
 
 def test_damaged_probabilities_are_made_anew(clips, features, finished, predictions, tmp_path, caplog):
