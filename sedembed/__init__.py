@@ -25,6 +25,7 @@ _PUBLIC = {
     "list_models": "sedembed.models.registry",
     "load_network": "sedembed.models.weights",
     "load_model": "sedembed.embedder",
+    "merge_stores": "sedembed.store.merge",
     "open_store": "sedembed.store.store",
     "register_model": "sedembed.models.registry",
     "save_pretrained": "sedembed.models.weights",

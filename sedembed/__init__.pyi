@@ -13,6 +13,7 @@ from sedembed.models.registry import register_model as register_model
 from sedembed.models.weights import load_network as load_network
 from sedembed.models.weights import save_pretrained as save_pretrained
 from sedembed.probe.probe import LinearProbe as LinearProbe
+from sedembed.store.merge import merge_stores as merge_stores
 from sedembed.store.store import EmbeddingStore as EmbeddingStore
 from sedembed.store.store import open_store as open_store
 from sedembed.types import Frames as Frames

@@ -63,6 +63,10 @@ class Listing:
                 f"{' '.join(sorted(AUDIO_EXTENSIONS))}."
             )
 
+    def shard(self, index: int, count: int) -> Listing:
+        """Every `count`-th file, beginning with that of number `index`, and as many of the failures."""
+        return Listing(self.files[index::count], dict(sorted(self.failures.items())[index::count]), self.suffixes)
+
     def add(self, path: str) -> None:
         """Take a file, if a store can hold its name."""
         if _is_utf8(path):

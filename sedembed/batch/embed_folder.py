@@ -33,6 +33,7 @@ def embed_folder(
     progress: bool | None = None,
     precision: Precision | None = None,
     timeout: float = 60.0,
+    shard: tuple[int, int] | None = None,
 ) -> EmbeddingStore:
     """Embed every sound file of a folder and its subfolders into a store on disk.
 
@@ -61,6 +62,9 @@ def embed_folder(
         As for `load_model`; by default float32. A loaded model has its own.
     timeout : float
         Longest silence of a decoder, in seconds. The file is then given up as an `AudioTimeoutError`.
+    shard : (int, int), optional
+        (i, n), i from 0: only every n-th recording of the sorted list, beginning with the i-th, into a store of its
+        own. The shards may run at once, on one machine or many; `merge_stores` makes one store of them.
 
     Returns
     -------
@@ -76,7 +80,8 @@ def embed_folder(
         If `out` is something else than a store, of other settings or another folder, in use by another run, damaged,
         or the disk takes no more. What was written before is kept.
     ValueError
-        For `workers`, `batch_size` or `timeout` that are not positive, or a precision that is not the model's.
+        For `workers`, `batch_size` or `timeout` that are not positive, a precision that is not the model's, or a
+        `shard` that is not among n.
     KeyboardInterrupt
         After Ctrl-C, once the files that are finished are on disk; a second Ctrl-C does not wait for that.
     ModelNotFoundError, WeightsError, DownloadError
@@ -89,14 +94,17 @@ def embed_folder(
     ((2000, 1024), 0)
     """
     check_options(workers, batch_size, timeout)
+    _check_shard(shard)
     folder, out = Path(folder).expanduser(), Path(out).expanduser()
     listing = list_recordings(folder, out)
     listing.refuse_empty(folder)
     model = _load(model, precision)
     logger.info("%s: %d sound files", folder, len(listing.files))
+    if shard is not None:
+        listing = listing.shard(*shard)
     if listing.ignored:
         logger.warning("%s: %s", folder, listing.describe_ignored())
-    return _embed_listing(folder, listing, out, model, frames, workers, batch_size, progress, timeout)
+    return _embed_listing(folder, listing, out, model, frames, workers, batch_size, progress, timeout, shard)
 
 
 def embed_files(
@@ -146,6 +154,12 @@ def embed_files(
     return _embed_listing(folder, listing, out, model, frames, workers, batch_size, progress, timeout)
 
 
+def _check_shard(shard: object) -> None:
+    whole = isinstance(shard, (tuple, list)) and all(type(part) is int for part in shard) and len(shard) == 2
+    if shard is not None and not (whole and 0 <= shard[0] < shard[1]):  # type: ignore[index]
+        raise InvalidArgumentError(f"shard must be (i, n), two whole numbers with 0 <= i < n, got {shard!r}.")
+
+
 def _load(model: str | os.PathLike[str] | Embedder, precision: Precision | None) -> Embedder:
     if not isinstance(model, Embedder):
         return load_model(model, precision=precision or "float32")
@@ -166,9 +180,10 @@ def _embed_listing(
     batch_size: int | None,
     progress: bool | None,
     timeout: float,
+    shard: tuple[int, int] | None = None,
 ) -> EmbeddingStore:
     """Embed what is listed and not yet done; the arguments have been checked."""
-    with StoreWriter(out, describe_run(model.runner, folder, frames=frames)) as writer:
+    with StoreWriter(out, describe_run(model.runner, folder, frames=frames, shard=shard)) as writer:
         writer.keep_failures(listing.files)
         for path, (error, message) in listing.failures.items():
             writer.fail(path, error, message)
@@ -182,4 +197,5 @@ def _embed_listing(
             progress=progress,
             timeout=timeout,
         )
+        writer.finish()
     return open_store(out)

@@ -1,4 +1,4 @@
-"""The commands embed, tag, models, convert."""
+"""The commands embed, merge, tag, models, convert."""
 
 from __future__ import annotations
 
@@ -7,10 +7,14 @@ import csv
 import io
 from collections.abc import Iterable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from sedembed.cli.common import GOOD, SOME_FAILED, AddCommand, add_model, complain, load, print_json
 from sedembed.cli.recordings import find_recordings
 from sedembed.errors import InvalidArgumentError
+
+if TYPE_CHECKING:
+    from sedembed.store.store import EmbeddingStore
 
 __all__ = ["register"]
 
@@ -24,6 +28,17 @@ def register(add: AddCommand) -> None:
     sub.add_argument("--frames", action="store_true", help="keep the frame embeddings too")
     sub.add_argument("--workers", type=int, help="decoder threads (default: by the number of cores)")
     sub.add_argument("--batch-size", type=int, help="most windows of one batch (default: 16)")
+    sub.add_argument(
+        "--shard",
+        metavar="I/N",
+        type=_shard,
+        help="only every N-th recording, beginning with the I-th (from 0), into a store of its own; see merge",
+    )
+    sub.add_argument("--json", action="store_true", help="print the summary as JSON")
+
+    sub = add("merge", _merge, "make one store of the shards of a job")
+    sub.add_argument("out", metavar="OUT", type=Path, help="directory of the merged store")
+    sub.add_argument("stores", metavar="STORE", nargs="+", type=Path)
     sub.add_argument("--json", action="store_true", help="print the summary as JSON")
 
     sub = add("tag", _tag, "print the strongest sound events of a recording or of each one of a folder")
@@ -58,15 +73,35 @@ def _embed(options: argparse.Namespace) -> int:
         frames=options.frames,
         workers=options.workers,
         batch_size=options.batch_size,
+        shard=options.shard,
     )
+    return _summarise(store, options, "embedded")
+
+
+def _merge(options: argparse.Namespace) -> int:
+    from sedembed.store.merge import merge_stores
+
+    return _summarise(merge_stores(options.out, options.stores), options, "merged")
+
+
+def _shard(text: str) -> tuple[int, int]:
+    """Read "I/N"; argparse turns the error into a sentence."""
+    index, separator, count = text.partition("/")
+    if not (separator and index.isdecimal() and count.isdecimal() and int(index) < int(count)):
+        raise argparse.ArgumentTypeError(f"expected I/N with I from 0 to N - 1, such as 0/4, got {text!r}")
+    return int(index), int(count)
+
+
+def _summarise(store: EmbeddingStore, options: argparse.Namespace, what: str) -> int:
+    """Print how many recordings a store holds, and what failed."""
     failures = store.failures.to_pylist()
     for failure in failures:
         complain(f"{failure['path']}: {failure['error']}: {failure['message']}")
-    summary = {"embedded": len(store), "failed": len(failures), "store": str(options.out)}
+    summary = {what: len(store), "failed": len(failures), "store": str(options.out)}
     if options.json:
         print_json(summary)
     else:
-        print(f"{len(store)} embedded, {len(failures)} failed; vectors in {options.out}")
+        print(f"{len(store)} {what}, {len(failures)} failed; vectors in {options.out}")
     return SOME_FAILED if failures else GOOD
 
 

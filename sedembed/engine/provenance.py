@@ -28,7 +28,14 @@ def describe_settings(runner: Runner) -> dict[str, Any]:
     }
 
 
-def describe_run(runner: Runner, folder: Path, *, frames: bool = False, kind: str = "embeddings") -> dict[str, Any]:
+def describe_run(
+    runner: Runner,
+    folder: Path,
+    *,
+    frames: bool = False,
+    kind: str = "embeddings",
+    shard: tuple[int, int] | None = None,
+) -> dict[str, Any]:
     """Contents of `run.json`; the fingerprint covers `settings`, which hold all that vectors depend on.
 
     Parameters
@@ -41,6 +48,9 @@ def describe_run(runner: Runner, folder: Path, *, frames: bool = False, kind: st
         Whether frame embeddings are kept too.
     kind : {"embeddings", "probabilities"}
         What the vectors are.
+    shard : (int, int), optional
+        Number of the part of a job that the store holds, from 0, and how many there are. It is no setting: the shards
+        of a job have one fingerprint.
     """
     settings: dict[str, Any] = {
         "format_version": FORMAT_VERSION,
@@ -51,6 +61,7 @@ def describe_run(runner: Runner, folder: Path, *, frames: bool = False, kind: st
     }
     if kind != "embeddings":
         settings["vectors"] = kind
+    part = {} if shard is None else {"shard": {"index": shard[0], "count": shard[1], "complete": False}}
     return {
         "format_version": FORMAT_VERSION,
         "fingerprint": hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest(),
@@ -59,6 +70,7 @@ def describe_run(runner: Runner, folder: Path, *, frames: bool = False, kind: st
         "folder": str(folder.resolve()).encode(errors="backslashreplace").decode(),
         "device": str(runner.device),
         "versions": list_versions(),
+        **part,
     }
 
 

@@ -111,9 +111,9 @@ def read_shard(file: Path, embedding_size: int, columns: list[str], manifest: Ma
 
 
 def open_shard(
-    file: Path, embedding_size: int, columns: list[str], manifest: Manifest | None = None
+    file: Path, embedding_size: int, columns: list[str] | None, manifest: Manifest | None = None
 ) -> tuple[pa.Table, Content, list[tuple[int, int]] | None]:
-    """Columns of one shard, what the file holds, and size and time of change of its recordings if they were kept."""
+    """Columns (None: all) of one shard, what the file holds, and size and time of change of its recordings if kept."""
     with naming_damage(file):
         data = file.read_bytes()
         found = content_of(data, 0)
@@ -224,6 +224,18 @@ class _Settings:
 
 
 @dataclass(frozen=True)
+class _Shard:
+    """Which part of a job a store holds."""
+
+    index: Annotated[int, Range(0)]
+    count: Annotated[int, Range(1)]
+    complete: bool
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+
+
+@dataclass(frozen=True)
 class _Run:
     """Contents of `run.json` that reading depends on."""
 
@@ -246,6 +258,8 @@ def _check_run(run: Mapping[str, Any]) -> None:
         if isinstance(values, Mapping):
             values = {key: value for key, value in values.items() if key in known}
         from_table(cls, values, where)
+    if "shard" in run:
+        from_table(_Shard, run["shard"], "shard", whole=True)
     for name in ("model", "versions"):
         if not all(isinstance(value, str) for value in run.get(name, {}).values()):
             raise ValueError(f"{name}: expected texts")

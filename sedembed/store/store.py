@@ -32,6 +32,7 @@ from sedembed.store.layout import (
     shard_number,
     shard_schema,
 )
+from sedembed.store.manifest import Manifest
 from sedembed.store.nearest import Block, nearest, row_norms
 from sedembed.store.search_cache import BusyError, DamagedCopyError, VectorFile
 
@@ -215,6 +216,11 @@ class EmbeddingStore:
         if vectors:
             frame["embedding"] = list(self.vectors)
         return frame
+
+    @property
+    def manifest(self) -> Manifest | None:
+        """Files that the store counted on when it was opened; for the library's own use."""
+        return self._manifest
 
     @property
     def embedding_size(self) -> int:

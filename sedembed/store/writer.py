@@ -11,6 +11,7 @@ import contextlib
 import json
 import logging
 import os
+import shutil
 import time
 import uuid
 from collections.abc import Iterable, Mapping
@@ -23,7 +24,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from sedembed._utils.files import Lock, LockedError, cannot_write, sha256_of, sync_directory, write_atomic
+from sedembed._utils.files import Lock, LockedError, atomic_file, cannot_write, sha256_of, sync_directory, write_atomic
 from sedembed.errors import StoreError
 from sedembed.store.layout import (
     FAILURES_FILE,
@@ -48,7 +49,7 @@ from sedembed.store.manifest import MANIFEST_FILE, Content, Manifest, content_of
 if TYPE_CHECKING:
     from types import TracebackType
 
-__all__ = ["FrameRows", "StoreWriter"]
+__all__ = ["SHARD_ROWS", "FrameRows", "StoreWriter", "refuse_others"]
 
 logger = logging.getLogger(__name__)
 
@@ -172,6 +173,7 @@ class StoreWriter:
         self._rows: list[_Row] = []
         self._staged: list[FrameRows] = []
         self._changed = False
+        self._run: dict[str, Any] = {}
         self._manifest = Manifest()
         self._recordings: dict[str, tuple[int, int]] = {}
         self.done: set[str] = set()
@@ -307,6 +309,39 @@ class StoreWriter:
         for path in gone:
             self._recordings.pop(path, None)
 
+    def add_shard(self, table: pa.Table, recordings: list[tuple[int, int]] | None, frames: Iterable[Path] = ()) -> None:
+        """Take rows of another store, as one shard that is on disk afterwards.
+
+        Parameters
+        ----------
+        table : pyarrow.Table
+            Rows with all columns of a shard.
+        recordings : list of (int, int) or None
+            Size and time of change (ns) of each row's recording, if they are known.
+        frames : iterable of Path
+            Files of frame vectors, which are copied; they may hold frames of other recordings too.
+
+        Raises
+        ------
+        StoreError
+            If the disk takes no more.
+        """
+        self.commit()
+        placed: dict[str, Content] = {}
+        for number, file in enumerate(frames):
+            target = self.directory / FRAMES / f"frames-{self._next:05d}-{number:05d}.parquet"
+            with naming_damage(file):
+                rows = int(pq.read_metadata(file).num_rows)
+            with atomic_file(target) as opened, file.open("rb") as source:
+                shutil.copyfileobj(source, opened, 2**20)
+            placed[name_of(target)] = Content(target.stat().st_size, rows, sha256_of(target))
+        paths = table["path"].to_pylist()
+        name = f"{SHARDS}/vectors-{self._next:05d}.parquet"
+        self._changed |= any(self.failures.pop(path, None) is not None for path in paths)
+        self._write({**self._failure_table(), name: self._with_recordings(table, recordings)}, placed)
+        self._changed = False
+        self._next += 1
+
     def commit(self) -> None:
         """Put on disk what has come together.
 
@@ -317,11 +352,7 @@ class StoreWriter:
         """
         frames = self._place_frames() if self._rows and self._with_frames else {}
         # Failures before the shard: a path that has a vector by now is never listed as failed at the same time.
-        tables: dict[str, pa.Table] = {}
-        if self._changed:
-            entries = [(path, *failure) for path, failure in sorted(self.failures.items())]
-            arrays = [pa.array(column, pa.string()) for column in zip(*entries, strict=True)] or [[], [], []]
-            tables[FAILURES_FILE] = pa.table(arrays, schema=FAILURES_SCHEMA)
+        tables = self._failure_table()
         if self._rows:
             schema = shard_schema(self._size)
             columns = list(zip(*(row[:4] for row in self._rows), strict=True))
@@ -338,6 +369,25 @@ class StoreWriter:
             self._next += 1
             self._rows.clear()
         self._committed = time.monotonic()
+
+    def finish(self) -> None:
+        """Commit, and note in the `run.json` of a shard that its run has ended, which merging asks for."""
+        self.commit()
+        self._set_complete(True)
+
+    def _set_complete(self, complete: bool) -> None:
+        shard = self._run.get("shard")
+        if shard is not None and shard["complete"] is not complete:
+            self._run = {**self._run, "shard": {**shard, "complete": complete}}
+            write_atomic(self.directory / RUN_FILE, json.dumps(self._run, indent=2) + "\n")
+
+    def _failure_table(self) -> dict[str, pa.Table]:
+        """Table of the failures under the name of its file, if they have changed since the last commit."""
+        if not self._changed:
+            return {}
+        entries = [(path, *failure) for path, failure in sorted(self.failures.items())]
+        arrays = [pa.array(column, pa.string()) for column in zip(*entries, strict=True)] or [[], [], []]
+        return {FAILURES_FILE: pa.table(arrays, schema=FAILURES_SCHEMA)}
 
     def _place_frames(self) -> dict[str, Content]:
         if self._shared.held or self._shared.on_disk:
@@ -386,14 +436,18 @@ class StoreWriter:
     def _resume(self, run: dict[str, Any]) -> None:
         if (self.directory / RUN_FILE).exists():
             known = read_run(self.directory)
-            _refuse_others(self.directory, known, run)
+            refuse_others(self.directory, known, run)
+            _refuse_other_shard(self.directory, known, run)
             manifest = Manifest.read(self.directory)
+            self._run = known
+            self._set_complete(False)
             if manifest is None and known.get("manifest", False):
                 logger.warning("%s: %s is missing; a new one is written", self.directory, MANIFEST_FILE)
         else:
             manifest = Manifest()
             manifest.write(self.directory)
-            write_atomic(self.directory / RUN_FILE, json.dumps({**run, "manifest": True}, indent=2) + "\n")
+            self._run = {**run, "manifest": True}
+            write_atomic(self.directory / RUN_FILE, json.dumps(self._run, indent=2) + "\n")
         try:
             (self.directory / SHARDS).mkdir(exist_ok=True)
             if self._with_frames:
@@ -483,19 +537,45 @@ def _refuse_foreign(directory: Path) -> None:
         )
 
 
-def _refuse_others(directory: Path, old: dict[str, Any], new: dict[str, Any]) -> None:
-    """Refuse to mix vectors of different settings, or of two folders."""
+def refuse_others(directory: Path, old: dict[str, Any], new: dict[str, Any], other: Path | None = None) -> None:
+    """Refuse to mix vectors of different settings, or of two folders.
+
+    Parameters
+    ----------
+    directory : Path
+        A store.
+    old : dict
+        Its `run.json`.
+    new : dict
+        That of this run, or of a store that is merged with it.
+    other : Path, optional
+        Where that store is.
+    """
+    now = "now" if other is None else f"in {other}"
     if old["fingerprint"] != new["fingerprint"]:
         before, after = old["settings"], new["settings"]
         differing = [key for key in sorted({*before, *after}) if before.get(key) != after.get(key)] or ["fingerprint"]
-        what = "; ".join(f"{key} is {before.get(key)!r} there and {after.get(key)!r} now" for key in differing)
-        raise StoreError(
-            f"{directory} was made with other settings ({what}); use the same ones, or another output directory."
-        )
+        what = "; ".join(f"{key} is {before.get(key)!r} there and {after.get(key)!r} {now}" for key in differing)
+        cure = "use the same ones, or another output directory." if other is None else "merge stores of the same ones."
+        raise StoreError(f"{directory} was made with other settings ({what}); {cure}")
     if old["folder"] != new["folder"]:
+        about = "this run" if other is None else str(other)
+        cure = "use another output directory or" if other is None else "merge stores of one folder or"
         raise StoreError(
-            f"{directory} holds the vectors of {old['folder']!r}, this run is about {new['folder']!r}; use another "
-            f'output directory or, if the folder has only moved, correct "folder" in {directory / RUN_FILE}'
+            f"{directory} holds the vectors of {old['folder']!r}, {about} is about {new['folder']!r}; {cure}, if the "
+            f'folder has only moved, correct "folder" in {directory / RUN_FILE}'
+        )
+
+
+def _refuse_other_shard(directory: Path, old: dict[str, Any], new: dict[str, Any]) -> None:
+    """Refuse to continue one shard of a job with another."""
+    before, now = (
+        "the whole folder" if shard is None else f"the shard {shard['index']}/{shard['count']}"
+        for shard in (old.get("shard"), new.get("shard"))
+    )
+    if before != now:
+        raise StoreError(
+            f"{directory} holds {before}, this run is about {now}; give each shard an output directory of its own."
         )
 
 
