@@ -1,4 +1,4 @@
-"""The commands embed, merge, tag, models, convert."""
+"""The commands embed, merge, tag, models, export, convert."""
 
 from __future__ import annotations
 
@@ -50,6 +50,11 @@ def register(add: AddCommand) -> None:
 
     sub = add("models", _models, "list the models and where their weights come from")
     sub.add_argument("--json", action="store_true", help="print the full records as JSON")
+
+    sub = add("export", _export, "write a model as ONNX, for programs without PyTorch (needs sedembed[onnx])")
+    sub.add_argument("model", metavar="MODEL", help='name, directory or "hf://org/repo"')
+    sub.add_argument("-o", "--out", metavar="FILE.onnx", required=True, type=Path)
+    sub.add_argument("--local-files-only", action="store_true", help="never open a connection")
 
     sub = add("convert", _convert, "turn the authors' TALNet.pt into a model directory, running no code of its pickles")
     sub.add_argument("checkpoint", metavar="CHECKPOINT", type=Path)
@@ -158,6 +163,16 @@ def _models(options: argparse.Namespace) -> int:
         )
         print(f"    {record.provenance}")
         print("    " + ", ".join(f"{name} {value:g}" for name, value in record.metrics.items()))
+    return GOOD
+
+
+def _export(options: argparse.Namespace) -> int:
+    from sedembed.engine.export import export_onnx
+    from sedembed.models.weights import load_network, resolve
+
+    resolved = resolve(options.model, local_files_only=options.local_files_only)
+    file = export_onnx(load_network(resolved), resolved.record, options.out)
+    print(f"{file} is ready: log_mel (batch, feature frames, bins) in; frames, embedding, probabilities out")
     return GOOD
 
 

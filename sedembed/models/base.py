@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from abc import ABC, abstractmethod
 from dataclasses import asdict
 from typing import Any, ClassVar, Literal, NamedTuple, TypeAlias, TypeVar
@@ -206,6 +207,10 @@ class Backbone(nn.Module, ABC):
             Arithmetic of the convolutions. The other layers stay in float32.
         """
         return prepare_convolutions(self, device, convolutions)
+
+    def traceable(self: _Backbone) -> _Backbone:
+        """Copy on the CPU, in evaluation mode, that other engines can convert: same function, no packed sequences."""
+        return copy.deepcopy(self).cpu().float().eval().requires_grad_(False)
 
     # --- events, analysis and training -----------------------------------------------------------------------------
 

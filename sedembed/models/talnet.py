@@ -16,7 +16,7 @@ from sedembed.models import papers
 from sedembed.models.base import Backbone, NetworkOutput, Normalizer
 from sedembed.models.frontend import FRAME_RATE, TALNET, log_mel
 from sedembed.models.layers.blocks import PROBABILITY_FLOOR, ConvBlock, blank_beyond, prepare_convolutions
-from sedembed.models.layers.gru import bidirectional_gru
+from sedembed.models.layers.gru import TwoWayGRU, bidirectional_gru
 
 __all__ = ["TALNet", "TALNetConfig", "packaged_normalizer"]
 
@@ -144,6 +144,9 @@ class TALNet(Backbone):
         return NetworkOutput(frames, probabilities, lengths)
 
     def _recur(self, x: torch.Tensor, lengths: torch.Tensor | None) -> torch.Tensor:
+        if isinstance(self.gru, TwoWayGRU):
+            two_way: torch.Tensor = self.gru(x, lengths)
+            return two_way
         if self.steps_together:
             return bidirectional_gru(self.gru, x, lengths)
         if lengths is None and x.device.type == "cpu" and torch.is_autocast_enabled("cpu"):
@@ -193,6 +196,12 @@ class TALNet(Backbone):
         prepared = prepare_convolutions(self, device, convolutions)
         prepared.steps_together = device.type == "cpu"
         return prepared
+
+    def traceable(self) -> TALNet:
+        """Copy whose GRU is two one-way ones, because tracing loses packed sequences."""
+        copied = super().traceable()
+        copied.gru = TwoWayGRU(copied.gru)  # type: ignore[assignment]
+        return copied
 
     @property
     def event_layer(self) -> nn.Linear:
