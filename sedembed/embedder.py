@@ -11,10 +11,9 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 
-from sedembed.audio.reader import is_several
 from sedembed.detection.detect import detect, detect_blocks
 from sedembed.detection.events import DEFAULT_THRESHOLD, Event, EventRules
-from sedembed.engine.inputs import clip_blocks, list_clips, naming_clip, stream_blocks
+from sedembed.engine.inputs import clip_blocks, is_several, list_clips, naming_clip, stream_blocks
 from sedembed.engine.runner import Runner
 from sedembed.engine.windows import ClipSum
 from sedembed.errors import InvalidWaveformError
@@ -116,11 +115,13 @@ class Embedder:
 
         Parameters
         ----------
-        x : path, array or tensor of shape (samples,), or several of these
-            One clip, or several as a list, a tuple, or an array of shape (clips, samples). Integers are scaled by the
-            range of their type; files with several channels are averaged to mono.
+        x : one clip, or several
+            One clip is a path, the bytes of a sound file, a binary file object, an array or tensor of shape (samples,),
+            or a mapping of ``array`` and ``sampling_rate`` as Hugging Face data sets have. Several are a list, a tuple,
+            an array of shape (clips, samples), or an array, pandas, Polars or Arrow column of paths or clips. Integers
+            are scaled by the range of their type; files with several channels are averaged to mono.
         sample_rate : int, optional
-            Rate of the arrays in Hz, by default the model's own. Not to be given with paths, which know theirs.
+            Rate of the arrays in Hz, by default the model's own. Not to be given with sound files, which know theirs.
 
         Returns
         -------
@@ -130,7 +131,8 @@ class Embedder:
         Raises
         ------
         InvalidWaveformError
-            For NaN or Inf, empty, complex or wrongly shaped input, or `sample_rate` together with a path.
+            For NaN or Inf, empty, complex or wrongly shaped input, for a sound so loud that the network gives NaN or
+            infinity, or for `sample_rate` together with a sound file.
         AudioDecodeError
             For a file that cannot be read as sound.
         FileNotFoundError
@@ -163,8 +165,8 @@ class Embedder:
 
         Parameters
         ----------
-        x : path, or array or tensor of shape (samples,)
-            One clip.
+        x : one clip
+            As for `embed`.
         sample_rate : int, optional
             As for `embed`.
 
@@ -330,7 +332,11 @@ class Embedder:
         if not is_several(x):
             return take(next(self._sums([x], sample_rate, probabilities, numbered=False)))
         clips = list_clips(x)
-        return np.stack([take(clip) for clip in self._sums(clips, sample_rate, probabilities, numbered=True)])
+        found = []
+        for index, clip in enumerate(self._sums(clips, sample_rate, probabilities, numbered=True)):
+            with naming_clip(index, len(clips)):
+                found.append(take(clip))
+        return np.stack(found)
 
     def _sums(
         self, clips: Sequence[AudioInput], sample_rate: int | None, probabilities: bool, *, numbered: bool

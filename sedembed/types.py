@@ -12,7 +12,7 @@ __all__ = ["AudioInput", "Frames", "Normalize", "Precision"]
 Precision = Literal["float32", "bfloat16"]
 # What a linear probe does to embeddings before its classifier.
 Normalize = Literal["standardize+l2", "l2", "none"]
-# A path, an array-like, a tensor, or a list of these: `sedembed.audio` tells them apart.
+# A path, bytes, a file object, an array, a tensor, a mapping, or several: `sedembed.engine.inputs` tells them apart.
 AudioInput: TypeAlias = Any
 
 

@@ -12,7 +12,7 @@ import torch
 
 import sedembed
 from sedembed.embedder import Embedder
-from sedembed.errors import AudioDecodeError, InvalidWaveformError, ModelNotFoundError
+from sedembed.errors import AudioDecodeError, InvalidArgumentError, InvalidWaveformError, ModelNotFoundError
 
 RATE = 16_000
 
@@ -203,8 +203,9 @@ class TestRefusals:
             sedembed.load_model("tallnet")
         with pytest.raises(ValueError, match="precision must be one of"):
             sedembed.load_model(untrained_model_dir, precision="int3")
-        with pytest.raises(ValueError, match="device"):
-            sedembed.load_model(untrained_model_dir, device="toaster")
+        for device in ("toaster", "xla", "meta", "hpu", "cpu:-1", 3.5, True, torch.device("meta")):
+            with pytest.raises(InvalidArgumentError, match="Expected a device"):
+                sedembed.load_model(untrained_model_dir, device=device)
         with pytest.raises(AttributeError, match="load_model"):
             _ = sedembed.load_modell
 

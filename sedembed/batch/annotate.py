@@ -17,7 +17,7 @@ from sedembed.detection.events import Event, EventDetector, EventRules, sort_eve
 from sedembed.engine.provenance import describe_settings
 from sedembed.engine.runner import Runner
 from sedembed.engine.windows import ClipSum, WindowResult
-from sedembed.errors import InvalidWaveformError, StoreError
+from sedembed.errors import AudioError, StoreError
 
 __all__ = ["Annotation", "detect_recordings", "tag_recordings"]
 
@@ -145,9 +145,14 @@ class _DetectJob(Job["_Detection"]):
         return _Detection(self._windows, self._rules)
 
     def add(self, source: Source, state: _Detection, piece: Piece, result: NDArray[np.float32]) -> None:
-        state.add(piece, result)
+        try:
+            state.add(piece, result)
+        except AudioError as error:  # this recording fails, the run goes on
+            state.error = error
 
     def finish(self, state: _Detection) -> list[Event]:
+        if state.error is not None:
+            raise state.error
         return sort_events([*state.events, *state.detector.finish(state.end)])
 
 
@@ -155,6 +160,7 @@ class _Detection:
     def __init__(self, windows: OverlappingWindows, rules: EventRules) -> None:
         self.detector, self.events, self.end = EventDetector(rules), list[Event](), 0.0
         self._windows, self._number = windows, 0
+        self.error: AudioError | None = None
 
     def add(self, piece: Piece, probabilities: NDArray[np.float32]) -> None:
         output = self._windows.join(self._number, piece.features, probabilities, piece.samples, piece.last)
@@ -183,7 +189,5 @@ class _TagJob(Job[ClipSum]):
 
     def finish(self, state: ClipSum) -> list[tuple[str, float]]:
         probabilities = state.probabilities
-        if not np.isfinite(probabilities).all():
-            raise InvalidWaveformError("The network gives NaN or infinity for this sound; check its level.")
         best = probabilities.argsort()[::-1][: self._k]
         return [(self.runner.network.labels[i], float(probabilities[i])) for i in best]

@@ -15,7 +15,6 @@ from sedembed.batch.loop import FolderRun, Job
 from sedembed.batch.readers import Piece, Source
 from sedembed.engine.runner import Runner
 from sedembed.engine.windows import WINDOW_SECONDS, ClipSum, WindowResult
-from sedembed.errors import InvalidWaveformError
 from sedembed.store.writer import FrameRows, StoreWriter
 
 __all__ = ["VectorJob", "write_vectors"]
@@ -83,10 +82,7 @@ class VectorJob(Job[_Clip]):
 
     def finish(self, state: _Clip) -> Vector:
         """Pool the windows."""
-        values = state.sum.probabilities if self._probabilities else state.sum.embedding
-        if not np.isfinite(values).all():
-            raise InvalidWaveformError("The network gives NaN or infinity for this sound; check its level.")
-        return Vector(values, state.frames)
+        return Vector(state.sum.probabilities if self._probabilities else state.sum.embedding, state.frames)
 
     def drop(self, state: _Clip) -> None:
         """Forget the frames of a recording that failed."""

@@ -12,8 +12,7 @@ from numpy.typing import NDArray
 
 from sedembed.detection.events import Event, EventDetector, EventRules, sort_events
 from sedembed.engine.runner import Runner
-from sedembed.engine.windows import iter_overlapping
-from sedembed.errors import InvalidWaveformError
+from sedembed.engine.windows import iter_overlapping, refuse_nonfinite
 
 __all__ = ["OverlappingWindows", "WindowOutput", "detect", "detect_blocks", "run_windows"]
 
@@ -89,10 +88,7 @@ class OverlappingWindows:
         kept_features = stop * self._per_frame
         if last:
             stop, kept_features = -(-samples // self._samples), 1 + samples // self._per_feature
-        if not np.isfinite(probabilities).all():
-            raise InvalidWaveformError(
-                f"The network gives NaN or infinity for this sound, from {first / rate:g} s on; check its level."
-            )
+        refuse_nonfinite(probabilities, f"the sound from {first / rate:g} s on")
         return WindowOutput(
             features[begin * self._per_frame : kept_features].numpy(),
             probabilities[begin:stop],

@@ -12,7 +12,15 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from sedembed.engine.windows import WINDOW_SECONDS, ClipSum, WindowResult, iter_windows, plan_batches
+from sedembed._utils.isolation import isolated, one_thread_after_fork
+from sedembed.engine.windows import (
+    WINDOW_SECONDS,
+    ClipSum,
+    WindowResult,
+    iter_windows,
+    plan_batches,
+    refuse_nonfinite,
+)
 from sedembed.errors import InvalidArgumentError
 from sedembed.models.base import Backbone
 from sedembed.models.registry import ModelRecord
@@ -55,7 +63,9 @@ class Runner:
         self.record = record
         self.device = pick_device(device)
         self.precision = precision
-        self.network = network.prepare(self.device, torch.bfloat16 if precision == "bfloat16" else torch.float32)
+        one_thread_after_fork()
+        with isolated(self.device):
+            self.network = network.prepare(self.device, torch.bfloat16 if precision == "bfloat16" else torch.float32)
 
     @property
     def window_samples(self) -> int:
@@ -73,7 +83,7 @@ class Runner:
 
     def features(self, window: NDArray[np.float32]) -> torch.Tensor:
         """Features of one window, on the CPU, shape (feature frames, bins); safe to call from several threads."""
-        with torch.inference_mode():
+        with torch.inference_mode(), isolated():
             return self.network.features(torch.from_numpy(window))
 
     def new_sum(self) -> ClipSum:
@@ -112,21 +122,20 @@ class Runner:
         lengths = [len(item) for item in features]
         equal = min(lengths) == max(lengths)
         padded = torch.nn.utils.rnn.pad_sequence(list(features), batch_first=True).to(self.device)
-        # TF32 would make CUDA differ from the CPU in the third digit.
-        with torch.backends.cudnn.flags(allow_tf32=False):
+        with isolated(self.device):
             output = self.network(padded, None if equal else torch.tensor(lengths, device=self.device))
             terms = self.network.pool_terms(output) if probabilities else None
         frames = output.frames.cpu().numpy()
         valid = [frames.shape[1]] * len(features) if output.lengths is None else output.lengths.tolist()
         if terms is None:
             return [WindowResult(frames[i, :n]) for i, n in enumerate(valid)]
-        numerators, denominators = (term.double().cpu().numpy() for term in terms)
+        numerators, denominators = (term.cpu().double().numpy() for term in terms)  # some devices have no float64
         return [WindowResult(frames[i, :n], (numerators[i], denominators[i])) for i, n in enumerate(valid)]
 
     def stream(self, windows: Iterable[NDArray[np.float32]]) -> Iterator[Frames]:
         """Frame embeddings of consecutive windows, with times from the start of the first one."""
         for number, window in enumerate(windows):
-            embeddings = self.run([self.features(window)])[0].frames
+            embeddings = refuse_nonfinite(self.run([self.features(window)])[0].frames)
             yield Frames(embeddings, self.frame_times(len(embeddings), number * WINDOW_SECONDS))
 
     def frame_times(self, frames: int, start: float) -> NDArray[np.float64]:
@@ -136,7 +145,7 @@ class Runner:
     @torch.inference_mode()
     def frame_probabilities(self, features: torch.Tensor) -> NDArray[np.float32]:
         """Probability of each event in each frame of one window, shape (frames, classes)."""
-        with torch.backends.cudnn.flags(allow_tf32=False):
+        with isolated(self.device):
             return np.asarray(self.network(features[None].to(self.device)).probabilities[0].float().cpu())
 
 
@@ -152,10 +161,12 @@ def pick_device(device: str | torch.device | None) -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         picked = torch.device(device)
-    except RuntimeError as error:
-        raise InvalidArgumentError(f"expected a device such as 'cpu' or 'cuda:0', got {device!r}") from error
-    if picked.type == "cuda" and not torch.cuda.is_available():
+    except (RuntimeError, TypeError, ValueError, OverflowError) as error:
+        raise InvalidArgumentError(f"Expected a device such as 'cpu' or 'cuda:0', got {device!r}.") from error
+    try:
+        torch.ones(1, device=picked).cpu()
+    except Exception as error:  # each kind of device has errors of its own
         raise InvalidArgumentError(
-            f"device {device!r} was asked for, but PyTorch sees no CUDA device here; use device='cpu'"
-        )
+            f"Expected a device that PyTorch can use on this machine, got {str(device)!r}; use device='cpu'."
+        ) from error
     return picked

@@ -8,9 +8,17 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from sedembed.errors import InvalidArgumentError
+from sedembed.errors import InvalidArgumentError, InvalidWaveformError
 
-__all__ = ["WINDOW_SECONDS", "ClipSum", "WindowResult", "iter_overlapping", "iter_windows", "plan_batches"]
+__all__ = [
+    "WINDOW_SECONDS",
+    "ClipSum",
+    "WindowResult",
+    "iter_overlapping",
+    "iter_windows",
+    "plan_batches",
+    "refuse_nonfinite",
+]
 
 WINDOW_SECONDS = 60.0
 
@@ -149,16 +157,34 @@ class ClipSum:
         if self.unit_length:
             norm = np.sqrt(np.square(pooled).sum())
             if norm > 0:  # all zeros have no direction and stay zeros
-                with np.errstate(invalid="ignore"):  # infinities become NaN, which is checked later
+                with np.errstate(invalid="ignore"):  # infinities become NaN, which is refused below
                     pooled = pooled / norm
-        return pooled.astype(np.float32)
+        return refuse_nonfinite(pooled.astype(np.float32))
 
     @property
     def probabilities(self) -> NDArray[np.float32]:
         """Pooled over all frames of all windows, shape (classes,)."""
         if self._terms is None:
             raise InvalidArgumentError("no probabilities were asked of the network for this clip")
-        return (self._terms[0] / self._terms[1]).astype(np.float32)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            pooled = self._terms[0] / self._terms[1]
+        return refuse_nonfinite(pooled.astype(np.float32))
+
+
+def refuse_nonfinite(values: NDArray[np.float32], what: str = "this sound") -> NDArray[np.float32]:
+    """Pass on what a network gave for a sound, of any shape: the one check of what leaves a network.
+
+    Raises
+    ------
+    InvalidWaveformError
+        If there is NaN or infinity in it.
+    """
+    if not np.isfinite(values).all():
+        raise InvalidWaveformError(
+            f"Expected finite numbers from the network, got NaN or infinity for {what}; check its level: full scale "
+            "is 1."
+        )
+    return values
 
 
 def plan_batches(lengths: Sequence[int], max_items: int, max_frames: int, max_padding: float = 0.2) -> list[list[int]]:

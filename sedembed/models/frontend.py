@@ -137,7 +137,8 @@ TALNET = Spectrogram()
 @lru_cache(maxsize=8)
 def _constants(spectrogram: Spectrogram, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
     length = spectrogram.win_length
-    window = 0.5 - 0.5 * torch.cos(2.0 * math.pi * torch.arange(length, dtype=torch.float64) / length)
+    steps = torch.arange(length, dtype=torch.float64, device="cpu")
+    window = 0.5 - 0.5 * torch.cos(2.0 * math.pi * steps / length)
     filters = torch.from_numpy(mel_filterbank(SAMPLE_RATE, spectrogram.n_fft, spectrogram.n_mels)).T.contiguous()
     return window.to(device), filters.to(device=device, dtype=torch.float32)
 

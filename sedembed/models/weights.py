@@ -24,6 +24,7 @@ from safetensors.torch import load_file
 from safetensors.torch import save as to_safetensors
 
 from sedembed._utils.files import sha256_of, write_atomic
+from sedembed._utils.isolation import isolated
 from sedembed._utils.schema import from_table, read_json_object
 from sedembed.errors import InvalidArgumentError, ModelNotFoundError, WeightsError
 from sedembed.models import hub, registry
@@ -276,6 +277,11 @@ def save_pretrained(
 
 def assemble(config: Any, state: Mapping[str, torch.Tensor], where: str) -> Backbone:
     """Network of a configuration filled with tensors that must be exactly its own; `where` begins the error."""
+    with isolated(), torch.inference_mode(False):
+        return _assemble(config, state, where)
+
+
+def _assemble(config: Any, state: Mapping[str, torch.Tensor], where: str) -> Backbone:
     network = _outline(config)
     expected = network.state_dict()
     counters = {key for key in expected if key.endswith(".num_batches_tracked")}

@@ -53,7 +53,8 @@ class TestFiles:
         assert listed["nan.wav"][0] == "InvalidWaveformError"
         assert listed["huge.wav"] == (
             "InvalidWaveformError",
-            "The network gives NaN or infinity for this sound; check its level.",
+            "Expected finite numbers from the network, got NaN or infinity for this sound; check its level: full scale "
+            "is 1.",
         )
         if "link.wav" in listed:
             assert listed["link.wav"][0] == "MissingFileError"

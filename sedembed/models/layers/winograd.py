@@ -25,6 +25,7 @@ _B = torch.tensor(
         [0, 4, 0, -5, 0, 1],
     ],
     dtype=torch.float64,
+    device="cpu",
 )
 _G = torch.tensor(
     [
@@ -36,9 +37,12 @@ _G = torch.tensor(
         [0, 0, 1],
     ],
     dtype=torch.float64,
+    device="cpu",
 )
 _A = torch.tensor(
-    [[1, 1, 1, 1, 1, 0], [0, 1, -1, 2, -2, 0], [0, 1, 1, 4, 4, 0], [0, 1, -1, 8, -8, 1]], dtype=torch.float64
+    [[1, 1, 1, 1, 1, 0], [0, 1, -1, 2, -2, 0], [0, 1, 1, 4, 4, 0], [0, 1, -1, 8, -8, 1]],
+    dtype=torch.float64,
+    device="cpu",
 )
 _INPUT = torch.kron(_B, _B).float()  # (36, 36)
 _FILTER = torch.kron(_G, _G).float()  # (36, 9)
