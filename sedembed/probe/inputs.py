@@ -16,6 +16,7 @@ from sklearn.utils.validation import _check_sample_weight
 
 from sedembed.errors import InvalidArgumentError
 from sedembed.metrics import UndefinedMetricError, compute
+from sedembed.probe.arrays import raising_our_own
 from sedembed.probe.features import Rows
 from sedembed.probe.fitting import Labels
 from sedembed.probe.label_table import indicator, read_labels
@@ -85,6 +86,10 @@ def identity(vectors: EmbeddingStore | Embedder) -> dict[str, Any]:
     """Name, version and weights of the model that vectors come from."""
     from sedembed.engine.provenance import describe_run
 
+    if not isinstance(vectors, EmbeddingStore) and not hasattr(vectors, "runner"):
+        raise InvalidArgumentError(
+            f"Expected a loaded model or a store, got {vectors!r}; pass load_model(...), the model of the vectors."
+        )
     if isinstance(vectors, EmbeddingStore):
         settings, name = vectors.run["settings"], vectors.run["model"]["name"]
     else:
@@ -122,9 +127,10 @@ def check_large(X: NDArray[Any]) -> None:
 
 def row_weights(sample_weight: ArrayLike, count: int) -> NDArray[np.float64]:
     """Check weights of rows."""
-    weights: NDArray[np.float64] = _check_sample_weight(
-        sample_weight, np.empty((count, 1)), dtype=np.float64, ensure_non_negative=True
-    )
+    with raising_our_own():
+        weights: NDArray[np.float64] = _check_sample_weight(
+            sample_weight, np.empty((count, 1)), dtype=np.float64, ensure_non_negative=True
+        )
     if not weights.any():
         raise InvalidArgumentError("sample_weight is zero for every row; give at least some rows a weight")
     return weights

@@ -18,7 +18,10 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils.multiclass import check_classification_targets, type_of_target
 from sklearn.utils.validation import check_is_fitted, column_or_1d, validate_data
 
+from sedembed._utils.isolation import one_thread_after_fork
+from sedembed.engine.runner import pick_device
 from sedembed.errors import InvalidArgumentError, InvalidTypeError, ProbeError
+from sedembed.probe.arrays import check_indicator, raising_our_own, to_labels, to_values, to_vectors
 from sedembed.probe.checks import DEFAULT_CS, check_parameters, refuse_other_model
 from sedembed.probe.features import Normalization, Normalizer, Rows
 from sedembed.probe.fitting import Fitted, Labels, Settings, Split, fit_one, score_path, scores_of
@@ -43,6 +46,20 @@ if TYPE_CHECKING:
 __all__ = ["LinearProbe"]
 
 _TOLERANCE, _TOLERANCE_FLOAT64 = 1e-6, 1e-20
+
+
+def _one_a_row(name: str, values: Any, rows: int) -> NDArray[Any] | None:
+    """Check values that belong to rows."""
+    if values is None:
+        return None
+    array = to_values(values, name)
+    if array.shape != (rows,):
+        raise InvalidArgumentError(f"{name} must have one value a row, {rows} in all, got shape {array.shape}")
+    return array
+
+
+def _is_text(labels: NDArray[Any]) -> bool:
+    return labels.dtype.kind in "OU"
 
 
 class LinearProbe(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
@@ -200,7 +217,12 @@ class LinearProbe(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             For labels that do not fit the store, or validation vectors of another model.
         """
         check_parameters(self)
-        rows, y = self._check_rows(X, y)
+        one_thread_after_fork()
+        rows, y = self._check_rows(to_vectors(X), y)
+        # With a table of labels, the other arguments have values for all rows of the store.
+        count = len(X) if isinstance(X, EmbeddingStore) else len(rows)
+        if isinstance(y, StoreLabels):
+            sample_weight = _one_a_row("sample_weight", sample_weight, count)
         known = self._encode(rows, y, sample_weight)
         self.model_ = identity(X) if isinstance(X, EmbeddingStore) else None if model is None else identity(model)
         settings = self._settings()
@@ -209,12 +231,16 @@ class LinearProbe(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             raise InvalidArgumentError(
                 f"metric {metric!r} needs one class a row, and y has several; choose map, mauc, d_prime or lwlrap"
             )
+        if sum(given is not None for given in (validation, groups, folds)) > 1:
+            raise InvalidArgumentError("give one of validation, groups and folds; each says how to choose C")
+        # Also where C is given, and nothing is chosen by them.
+        groups, folds = _one_a_row("groups", groups, count), _one_a_row("folds", folds, count)
         chosen, start, basis = self.C, None, None
         self.scores_: dict[float, float] = {}
         if self.C == "auto":
             if isinstance(y, StoreLabels):
-                groups = None if groups is None else np.asarray(groups)[y.rows]
-                folds = None if folds is None else np.asarray(folds)[y.rows]
+                groups = None if groups is None else groups[y.rows]
+                folds = None if folds is None else folds[y.rows]
             cs = [float(c) for c in (DEFAULT_CS if self.Cs is None else self.Cs)]
             splits = self._splits(rows, known, validation, groups, folds)
             if splits:
@@ -262,7 +288,7 @@ class LinearProbe(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             _TOLERANCE if self.tol is None else float(self.tol),
             int(self.max_iter),
             int(self.max_memory),
-            torch.device(self.device or "cpu"),
+            pick_device(self.device or "cpu"),
             self.progress,
         )
 
@@ -277,9 +303,10 @@ class LinearProbe(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
                 raise InvalidArgumentError(
                     "requires y to be passed: an array of labels, or the path of a CSV of path,label"
                 )
-            if len(X) != len(np.asarray(y)):
+            y = to_labels(y)
+            if len(X) != len(y):
                 raise InvalidArgumentError(
-                    f"the store has {len(X)} rows and y {len(np.asarray(y))}; give y in the order of store.paths, or "
+                    f"the store has {len(X)} rows and y {len(y)}; give y in the order of store.paths, or "
                     "the path of a CSV of path,label"
                 )
             return Rows(X), y
@@ -290,15 +317,16 @@ class LinearProbe(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
                 raise InvalidArgumentError("requires y to be passed, but the target y is None")
             check_large(X)
             self.n_features_in_ = X.shape[1]
-            if len(X) != len(np.asarray(y)):
-                raise InvalidArgumentError(
-                    f"X has {len(X)} rows and y {len(np.asarray(y))}; give as many labels as vectors"
-                )
+            y = to_labels(y)
+            if len(X) != len(y):
+                raise InvalidArgumentError(f"X has {len(X)} rows and y {len(y)}; give as many labels as vectors")
             return Rows(X), y
-        X = widened(X)
-        X, y = validate_data(
-            self, X, y, dtype=(np.float64, np.float32), multi_output=True, ensure_min_samples=2, order="C"
-        )
+        if y is not None and not hasattr(y, "toarray"):
+            y = to_labels(y)
+        with raising_our_own():
+            X, y = validate_data(
+                self, widened(X), y, dtype=(np.float64, np.float32), multi_output=True, ensure_min_samples=2, order="C"
+            )
         return Rows(X), y
 
     def _encode(self, rows: Rows, y: Any, sample_weight: ArrayLike | None) -> Labels:
@@ -311,8 +339,8 @@ class LinearProbe(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             names = None
             if hasattr(y, "toarray"):
                 raise InvalidTypeError("sparse labels are not supported; give a dense indicator: y.toarray()")
-            y = np.asarray(y)
-            check_classification_targets(y)
+            with raising_our_own():
+                check_classification_targets(y)
         self.multilabel_ = y.ndim == 2 and (y.shape[1] > 1 or y.dtype == np.bool_)
         factors = None
         if self.multilabel_:
@@ -321,6 +349,7 @@ class LinearProbe(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
                     f"y of shape {y.shape} must be an indicator of zeros and ones, one column a class; "
                     "for one class a row give shape (N,)"
                 )
+            check_indicator(y)
             y = y.astype(bool)
             self.classes_ = np.arange(y.shape[1]) if names is None else names
             if not y.any() or y.all():
@@ -341,19 +370,12 @@ class LinearProbe(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     def _splits(self, rows: Rows, known: Labels, validation: Any, groups: Any, folds: Any) -> list[Split]:
         """Parts to choose C by."""
         everything = np.arange(len(rows))
-        if sum(given is not None for given in (validation, groups, folds)) > 1:
-            raise InvalidArgumentError("give one of validation, groups and folds; each says how to choose C")
         if validation is not None:
             held, labels = self._validation(validation)
             return [Split(everything, held, labels)]
-        for name, value in (("groups", groups), ("folds", folds)):
-            if value is not None and np.shape(value) != (len(rows),):
-                raise InvalidArgumentError(
-                    f"{name} must have one value a row, {len(rows)} in all, got shape {np.shape(value)}"
-                )
         pairs: Iterable[tuple[NDArray[np.int64], NDArray[np.int64]]]
         if folds is not None:
-            values = np.unique(np.asarray(folds))
+            values = np.unique(folds)
             if len(values) < 2:
                 raise InvalidArgumentError(f"folds must have at least 2 values, got only {values[0]!r}")
             pairs = [(np.flatnonzero(folds != v), np.flatnonzero(folds == v)) for v in values]
@@ -373,7 +395,7 @@ class LinearProbe(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             named = StoreLabels.read(y, X, None if not self.multilabel_ else self.classes_)
             rows, y = self._rows_like(X).take(named.rows), named.y
         else:
-            rows, y = self._rows_like(X), np.asarray(y)
+            rows, y = self._rows_like(to_vectors(X)), to_labels(y, "the validation labels")
         if len(rows) != len(y):
             raise InvalidArgumentError(f"validation has {len(rows)} vectors and {len(y)} labels; give as many of both")
         if self.multilabel_:
@@ -381,7 +403,13 @@ class LinearProbe(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
                 raise InvalidArgumentError(
                     f"validation labels must be an indicator (N, {len(self.classes_)}) like y, got shape {y.shape}"
                 )
+            check_indicator(y, "the validation labels")
             return rows, Labels(y.astype(bool), len(self.classes_), np.ones(len(y)))
+        y = column_or_1d(y)
+        if _is_text(y) != _is_text(self.classes_):
+            raise InvalidArgumentError(
+                f"Expected validation labels of the type of y, {self.classes_.dtype}, got {y.dtype}; convert them."
+            )
         where = np.searchsorted(self.classes_, y).clip(max=len(self.classes_) - 1)
         if (self.classes_[where] != y).any():
             strange = y[self.classes_[where] != y].tolist()[0]
@@ -453,8 +481,10 @@ class LinearProbe(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
 
     def _scores(self, X: Any) -> NDArray[np.floating]:
         check_is_fitted(self)
+        X = to_vectors(X)
         if not isinstance(X, EmbeddingStore) and not is_large(X, self.max_memory):
-            X = validate_data(self, widened(X), reset=False, dtype=(np.float64, np.float32), order="C")
+            with raising_our_own():
+                X = validate_data(self, widened(X), reset=False, dtype=(np.float64, np.float32), order="C")
         rows = self._rows_like(X)
         normalizer = Normalizer(self.normalize, self.mean_, self.scale_)
         weights, intercept = (np.ascontiguousarray(v).astype(rows.dtype) for v in (self.coef_.T, self.intercept_))

@@ -77,7 +77,7 @@ def write_probe(saved: SavedProbe, path: Path) -> Path:
         "scikit-learn": versions["scikit-learn"],
         "model": saved.model,
         "classes": _write_classes(saved.classes),
-        "classes_dtype": "str" if saved.classes.dtype.kind == "O" else saved.classes.dtype.kind,
+        "classes_dtype": _type_of(saved.classes),
         "multilabel": saved.multilabel,
         "C": saved.c,
         "scores": [[c, score] for c, score in saved.scores.items()],
@@ -164,6 +164,11 @@ def _damaged(path: Path, problem: object) -> ProbeError:
     return ProbeError(f"{path} is damaged ({problem}); restore it from a copy, or fit again.")
 
 
+def _type_of(classes: NDArray[Any]) -> str:
+    """Name the type of labels: "object" and "str" for texts, else NumPy's own, such as "int32"."""
+    return {"O": "object", "U": "str"}.get(classes.dtype.kind, classes.dtype.name)
+
+
 def _write_classes(classes: NDArray[Any]) -> list[Any]:
     names: list[Any] = classes.tolist()
     if classes.dtype.kind not in "biuUf" and not all(isinstance(name, str) for name in names):
@@ -174,8 +179,18 @@ def _write_classes(classes: NDArray[Any]) -> list[Any]:
 
 
 def _read_classes(names: list[Any], kind: str) -> NDArray[Any]:
-    types = {"b": np.bool_, "i": np.int64, "u": np.uint64, "f": np.float64}
-    return np.array(names, dtype=types.get(kind, np.str_))
+    if not isinstance(names, list):
+        raise TypeError("classes is no list")
+    # One letter: written by earlier versions, which kept no widths.
+    types = {"b": "bool", "i": "int64", "u": "uint64", "f": "float64", "U": "str"}
+    dtype = np.dtype(types.get(kind, kind))
+    if dtype.kind not in "biufUO":
+        raise ValueError(f"classes are of type {kind!r}")
+    kinds: dict[str, type | tuple[type, ...]] = {"b": bool, "i": int, "u": int, "f": (int, float)}
+    expected = kinds.get(dtype.kind, str)
+    if not all(isinstance(name, expected) and (dtype.kind == "b") == (type(name) is bool) for name in names):
+        raise ValueError(f"classes are not of type {kind}")
+    return np.array(names, dtype=dtype)
 
 
 def _plain(value: Any) -> Any:

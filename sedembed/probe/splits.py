@@ -52,7 +52,7 @@ def inner_splits(known: Labels, groups: Any, cv: Any, *, once: bool, random_stat
         return list(check_cv(cv).split(np.zeros((len(known.y), 1)), known.y, groups))
     if cv < 2:
         raise InvalidArgumentError(f"cv must be at least 2 parts, got {cv}")
-    y, groups = known.y[usable], None if groups is None else np.asarray(groups)[usable]
+    y, groups = known.y[usable], None if groups is None else groups[usable]
     parts = int(cv)
     if groups is not None:
         parts = min(parts, len(np.unique(groups)))

@@ -136,3 +136,27 @@ def test_text_that_is_no_probe(tmp_path: Path, text: str):
 def saved_probe(folder: Path) -> Path:
     rng = np.random.default_rng(0)
     return LinearProbe(1.0).fit(rng.normal(size=(30, 4)).astype(np.float32), np.arange(30) % 3).save(folder / "probe")
+
+
+@pytest.mark.parametrize("kind", ["int8", "int32", "uint16", "float32", "float64", "bool", "U4", "object"])
+def test_labels_keep_their_type(tmp_path: Path, kind: str):
+    rng = np.random.default_rng(0)
+    names = np.array(["cat", "bird"], kind) if kind in ("U4", "object") else np.array([0, 1], kind)
+    x, y = rng.normal(size=(30, 4)).astype(np.float32), names[np.arange(30) % 2]
+    probe = LinearProbe(1.0).fit(x, y)
+    again = LinearProbe.load(probe.save(tmp_path / "probe"))
+    assert again.classes_.dtype == probe.classes_.dtype == names.dtype
+    assert again.predict(x).dtype == y.dtype
+    assert [type(name) for name in again.classes_.tolist()] == [type(name) for name in y[:2].tolist()]
+
+
+def test_labels_of_earlier_versions(tmp_path: Path):
+    path = saved_probe(tmp_path)
+    description = json.loads((path / "probe.json").read_text())
+    assert description["classes_dtype"] == "int64"
+    (path / "probe.json").write_text(json.dumps({**description, "classes_dtype": "i"}))
+    assert LinearProbe.load(path).classes_.dtype == np.int64
+    for wrong in ("datetime64[s]", "text", 3, "bool", "U"):
+        (path / "probe.json").write_text(json.dumps({**description, "classes_dtype": wrong}))
+        with pytest.raises(ProbeError, match="damaged"):
+            LinearProbe.load(path)
