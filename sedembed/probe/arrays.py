@@ -79,8 +79,8 @@ def to_values(y: Any, name: str) -> NDArray[Any]:
         lists = [number for number, row in enumerate(rows) if isinstance(row, (list, tuple, set, dict, np.ndarray))]
         if lists and not _is_rectangular(rows):
             raise InvalidArgumentError(
-                f"Expected one label a row in {name}, got {_show(rows[lists[0]])} in row {lists[0]}; for several labels "
-                "a row give an indicator, such as sklearn.preprocessing.MultiLabelBinarizer().fit_transform(labels)."
+                f"Expected one label a row in {name}, got {_show(rows[lists[0]])} in row {lists[0]}; for several "
+                "labels a row give an indicator, such as sklearn.preprocessing.MultiLabelBinarizer().fit_transform(labels)."
             )
         if not lists:
             _refuse_mixed(rows, name)
