@@ -20,7 +20,7 @@ from sedembed.errors import InvalidWaveformError
 from sedembed.models.base import Backbone
 from sedembed.models.registry import ModelRecord
 from sedembed.models.weights import describe_network, load_network, resolve
-from sedembed.types import AudioInput, Frames, Normalize, Precision
+from sedembed.types import AudioInput, Engine, Frames, Normalize, Precision
 
 __all__ = ["Embedder", "embed", "load_model"]
 
@@ -39,8 +39,10 @@ class Embedder:
     device : str or torch.device, optional
         Where the network runs; by default the first CUDA device, else the CPU.
     precision : {"float32", "bfloat16"}
-        Arithmetic of the convolutions. The front end, the recurrent layer of TALNet and the layers of WEANet that
-        give probabilities always run in float32.
+        Arithmetic of the convolutions; with OpenVINO of the whole network. The front end always runs in float32, and
+        with PyTorch also the recurrent layer of TALNet and the layers of WEANet that give probabilities.
+    engine : {"torch", "openvino", "auto"}
+        What runs the network; see `load_model`.
 
     Attributes
     ----------
@@ -60,11 +62,14 @@ class Embedder:
         *,
         device: str | torch.device | None = None,
         precision: Precision = "float32",
+        engine: Engine = "torch",
     ) -> None:
-        self.runner = Runner(network, describe_network(network) if record is None else record, device, precision)
+        record = describe_network(network) if record is None else record
+        self.runner = Runner(network, record, device, precision, engine)
 
     def __repr__(self) -> str:
-        return f"Embedder({self.record.name!r}, device={str(self.device)!r}, precision={self.precision!r})"
+        engine = "" if self.engine == "torch" else f", engine={self.engine!r}"
+        return f"Embedder({self.record.name!r}, device={str(self.device)!r}, precision={self.precision!r}{engine})"
 
     @property
     def sample_rate(self) -> int:
@@ -95,6 +100,11 @@ class Embedder:
     def precision(self) -> str:
         """Arithmetic of the convolutions."""
         return self.runner.precision
+
+    @property
+    def engine(self) -> str:
+        """What runs the network: "torch" or "openvino"."""
+        return self.runner.engine
 
     @property
     def default_normalize(self) -> Normalize:
@@ -366,6 +376,8 @@ def load_model(
     precision: Precision = "float32",
     cache_dir: str | os.PathLike[str] | None = None,
     local_files_only: bool = False,
+    *,
+    engine: Engine = "torch",
 ) -> Embedder:
     """Load a network with its weights.
 
@@ -381,6 +393,9 @@ def load_model(
         Where downloads are kept, by default the hub's own cache.
     local_files_only : bool
         Never open a connection.
+    engine : {"torch", "openvino", "auto"}
+        What runs the network. OpenVINO (extra ``openvino``) is faster on CPUs; in float32 its vectors are within 1e-5
+        of PyTorch's, relative to their length. "auto" takes it where it is installed and was measured to be faster.
 
     Returns
     -------
@@ -396,10 +411,13 @@ def load_model(
     DownloadError, OfflineError
         For weights that could not be fetched, or are not here while offline.
     ValueError
-        For an unknown precision or a device that is not there.
+        For an unknown precision or engine, a device that is not there or not the engine's, or an arithmetic that the
+        processor lacks.
+    MissingPackageError
+        If OpenVINO was asked for and is not installed.
     """
     resolved = resolve(name, cache_dir=cache_dir, local_files_only=local_files_only)
-    return Embedder(load_network(resolved), resolved.record, device=device, precision=precision)
+    return Embedder(load_network(resolved), resolved.record, device=device, precision=precision, engine=engine)
 
 
 _default_models: dict[str, Embedder] = {}

@@ -9,6 +9,7 @@ __all__ = [
     "DatasetError",
     "DivergedError",
     "DownloadError",
+    "ForkedProcessError",
     "InvalidArgumentError",
     "InvalidTypeError",
     "InvalidWaveformError",
@@ -118,6 +119,10 @@ class ProbeError(SedembedError, ValueError):
 
 class MissingPackageError(SedembedError, ImportError, ValueError):
     """A package that is not installed, of an extra."""
+
+
+class ForkedProcessError(SedembedError, RuntimeError):
+    """A model of an engine whose threads a forked process does not have."""
 
 
 class DivergedError(SedembedError, FloatingPointError):

@@ -7,9 +7,11 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["AudioInput", "Frames", "Normalize", "Precision"]
+__all__ = ["AudioInput", "Engine", "Frames", "Normalize", "Precision"]
 
 Precision = Literal["float32", "bfloat16"]
+# What runs the network.
+Engine = Literal["torch", "openvino", "auto"]
 # What a linear probe does to embeddings before its classifier.
 Normalize = Literal["standardize+l2", "l2", "none"]
 # A path, bytes, a file object, an array, a tensor, a mapping, or several: `sedembed.engine.inputs` tells them apart.

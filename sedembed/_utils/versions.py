@@ -5,7 +5,10 @@ from __future__ import annotations
 import importlib.metadata
 import platform
 
-__all__ = ["list_versions"]
+__all__ = ["VECTOR_PACKAGES", "list_versions"]
+
+# What vectors depend on.
+VECTOR_PACKAGES = ("torch", "numpy", "soundfile", "soxr", "pyarrow")
 
 
 def list_versions(*packages: str) -> dict[str, str]:
@@ -17,7 +20,7 @@ def list_versions(*packages: str) -> dict[str, str]:
         Names on the package index; by default those that vectors depend on.
     """
     versions = {"python": platform.python_version()}
-    for package in ("sedembed", *(packages or ("torch", "numpy", "soundfile", "soxr", "pyarrow"))):
+    for package in ("sedembed", *(packages or VECTOR_PACKAGES)):
         try:
             versions[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:

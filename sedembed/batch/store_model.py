@@ -18,7 +18,7 @@ _DERIVED = ("local-", "hub-")
 def load_store_model(
     store: EmbeddingStore, model: str | None = None, *, device: str | None = None, local_files_only: bool = False
 ) -> Embedder:
-    """Load the model whose vectors a store holds, in the same precision.
+    """Load the model whose vectors a store holds, in the same precision, by the same engine where vectors depend on it.
 
     Parameters
     ----------
@@ -52,7 +52,11 @@ def load_store_model(
                 f"would not be comparable; use sedembed {wrote}, or embed the folder again"
             )
     loaded = load_model(
-        model or _source(store), device, settings.get("precision", "float32"), local_files_only=local_files_only
+        model or _source(store),
+        device,
+        settings.get("precision", "float32"),
+        engine=settings.get("engine", "torch"),
+        local_files_only=local_files_only,
     )
     _refuse_other(store, loaded)
     return loaded

@@ -42,6 +42,12 @@ def add_model(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--precision", default="float32", choices=["float32", "bfloat16"], help="default: float32, exact"
     )
+    parser.add_argument(
+        "--engine",
+        default="torch",
+        choices=["torch", "openvino", "auto"],
+        help="what runs the network on a CPU; auto: OpenVINO where it is installed and faster (default: torch)",
+    )
     parser.add_argument("--local-files-only", action="store_true", help="never open a connection")
 
 
@@ -49,7 +55,13 @@ def load(options: argparse.Namespace) -> Embedder:
     """Load the model that the options of `add_model` name."""
     from sedembed.embedder import load_model
 
-    return load_model(options.model, options.device, options.precision, local_files_only=options.local_files_only)
+    return load_model(
+        options.model,
+        options.device,
+        options.precision,
+        engine=options.engine,
+        local_files_only=options.local_files_only,
+    )
 
 
 def print_json(value: Any) -> None:

@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from sedembed._utils.versions import list_versions
+from sedembed._utils.versions import VECTOR_PACKAGES, list_versions
 from sedembed.engine.runner import Runner
 from sedembed.engine.windows import WINDOW_SECONDS
 from sedembed.store.layout import FORMAT_VERSION
@@ -20,12 +20,16 @@ FRONT_END_VERSION = 1
 
 def describe_settings(runner: Runner) -> dict[str, Any]:
     """Give the settings that every result of a network depends on."""
-    return {
+    settings = {
         "front_end_version": FRONT_END_VERSION,
         "model_version": runner.record.version,
         "model_sha256": sha256_of_model(runner),
         "precision": runner.precision,
     }
+    # In float32 the engines agree within 1e-5, and their vectors may be mixed.
+    return (
+        settings if runner.engine == "torch" or runner.precision == "float32" else {**settings, "engine": runner.engine}
+    )
 
 
 def describe_run(
@@ -69,7 +73,8 @@ def describe_run(
         "model": {"name": runner.record.name, "source": runner.record.source, "revision": runner.record.revision},
         "folder": str(folder.resolve()).encode(errors="backslashreplace").decode(),
         "device": str(runner.device),
-        "versions": list_versions(),
+        "engine": runner.engine,
+        "versions": list_versions(*() if runner.engine == "torch" else (*VECTOR_PACKAGES, runner.engine)),
         **part,
     }
 

@@ -5,7 +5,7 @@ What embedding, tagging, detection and analysis of clips, streams and folders sh
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import get_args
 
 import numpy as np
@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from sedembed._utils.isolation import isolated, one_thread_after_fork
+from sedembed.engine.openvino import OpenVINONetwork, choose_engine
 from sedembed.engine.windows import (
     WINDOW_SECONDS,
     ClipSum,
@@ -22,9 +23,9 @@ from sedembed.engine.windows import (
     refuse_nonfinite,
 )
 from sedembed.errors import InvalidArgumentError
-from sedembed.models.base import Backbone
+from sedembed.models.base import Backbone, NetworkOutput
 from sedembed.models.registry import ModelRecord
-from sedembed.types import Frames, Precision
+from sedembed.types import Engine, Frames, Precision
 
 __all__ = ["MAX_BATCH", "Runner", "pick_device"]
 
@@ -43,12 +44,16 @@ class Runner:
     device : str or torch.device, optional
         Where the network runs; by default the first CUDA device, else the CPU.
     precision : {"float32", "bfloat16"}
-        Arithmetic of the convolutions.
+        Arithmetic of the convolutions; with OpenVINO of the whole network.
+    engine : {"torch", "openvino", "auto"}
+        What runs the network; see `choose_engine`.
 
     Raises
     ------
     ValueError
-        For an unknown precision or a device that is not there.
+        For an unknown precision or engine, or a device that is not there or not the engine's.
+    MissingPackageError
+        If the engine is not installed.
     """
 
     def __init__(
@@ -57,15 +62,22 @@ class Runner:
         record: ModelRecord,
         device: str | torch.device | None = None,
         precision: Precision = "float32",
+        engine: Engine = "torch",
     ) -> None:
         if precision not in get_args(Precision):
             raise InvalidArgumentError(f"precision must be one of {', '.join(get_args(Precision))}, got {precision!r}")
+        if engine not in get_args(Engine):
+            raise InvalidArgumentError(f"engine must be one of {', '.join(get_args(Engine))}, got {engine!r}")
         self.record = record
-        self.device = pick_device(device)
+        self.device = pick_device("cpu" if device is None and engine == "openvino" else device)
         self.precision = precision
+        self.engine = choose_engine(engine, network, self.device, precision)
         one_thread_after_fork()
         with isolated(self.device):
             self.network = network.prepare(self.device, torch.bfloat16 if precision == "bfloat16" else torch.float32)
+        self._forward: Callable[[torch.Tensor, torch.Tensor | None], NetworkOutput] = (
+            self.network if self.engine == "torch" else OpenVINONetwork(network, precision)
+        )
 
     @property
     def window_samples(self) -> int:
@@ -123,7 +135,7 @@ class Runner:
         equal = min(lengths) == max(lengths)
         padded = torch.nn.utils.rnn.pad_sequence(list(features), batch_first=True).to(self.device)
         with isolated(self.device):
-            output = self.network(padded, None if equal else torch.tensor(lengths, device=self.device))
+            output = self._forward(padded, None if equal else torch.tensor(lengths, device=self.device))
             terms = self.network.pool_terms(output) if probabilities else None
         frames = output.frames.cpu().numpy()
         valid = [frames.shape[1]] * len(features) if output.lengths is None else output.lengths.tolist()
@@ -146,7 +158,7 @@ class Runner:
     def frame_probabilities(self, features: torch.Tensor) -> NDArray[np.float32]:
         """Probability of each event in each frame of one window, shape (frames, classes)."""
         with isolated(self.device):
-            return np.asarray(self.network(features[None].to(self.device)).probabilities[0].float().cpu())
+            return np.asarray(self._forward(features[None].to(self.device), None).probabilities[0].float().cpu())
 
 
 def pick_device(device: str | torch.device | None) -> torch.device:

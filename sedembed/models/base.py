@@ -73,6 +73,8 @@ class Backbone(nn.Module, ABC):
         What training puts into the holes of SpecAugment: zero after normalisation, or the mean of the clip's features.
     normalizes_bins : bool
         Whether `mean` and `std` hold one number for each bin instead of one for all.
+    faster_in_openvino : bool
+        Whether OpenVINO was measured to run it faster than PyTorch, so that ``engine="auto"`` takes it.
     """
 
     architecture: ClassVar[str]
@@ -81,6 +83,7 @@ class Backbone(nn.Module, ABC):
     default_normalize: ClassVar[Normalize] = "standardize+l2"
     spec_augment_fill: ClassVar[Literal["zero", "mean"]] = "mean"
     normalizes_bins: ClassVar[bool] = False
+    faster_in_openvino: ClassVar[bool] = False
 
     config: Any
     mean: torch.Tensor
