@@ -212,7 +212,7 @@ class TestRefusals:
     def test_cuda_where_there_is_none(self, untrained_model_dir):
         if torch.cuda.is_available():
             pytest.skip("this machine has a CUDA device")
-        with pytest.raises(ValueError, match="device='cpu'"):
+        with pytest.raises(ValueError, match="choose 'cpu'"):
             sedembed.load_model(untrained_model_dir, device="cuda")
 
 

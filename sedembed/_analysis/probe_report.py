@@ -34,9 +34,8 @@ from sedembed._analysis.weight_vectors import (
     project_2d,
     standardise_rows,
 )
-from sedembed._utils.files import write_atomic
+from sedembed._utils.files import make_folder, write_atomic
 from sedembed._utils.versions import list_versions
-from sedembed.errors import InvalidArgumentError
 
 if TYPE_CHECKING:
     from sedembed.embedder import Embedder
@@ -150,12 +149,10 @@ def analyze(
 
 def write(analysis: Analysis, out: Path) -> None:
     """Write pictures, tables, `analysis.json` and `report.html`; each file appears complete or not at all."""
-    if out.exists() and not out.is_dir():
-        raise InvalidArgumentError(f"expected a directory for the analysis, got the file {out}; choose another place")
     names, events, tree = analysis.classes.names, analysis.events.names, analysis.tree
     if any("\ufffd" in figures.drawable(name) for name in names):
         logger.warning("the font of the pictures lacks characters of some class names; the tables have them")
-    out.mkdir(parents=True, exist_ok=True)
+    make_folder(out)
     for stem, rows in _tables(analysis).items():
         _put(out / f"{stem}.csv", _csv(rows))
     heat = (analysis.cosines, tree, names, events, analysis.event_order)

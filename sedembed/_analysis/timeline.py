@@ -12,12 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sedembed._analysis.plotting import require_matplotlib
-from sedembed._utils.files import atomic_file
+from sedembed._utils.files import atomic_file, make_folder
 from sedembed.detection.detect import run_windows
 from sedembed.detection.events import Event, EventDetector, EventRules, sort_events
 from sedembed.engine.inputs import clip_blocks
 from sedembed.errors import InvalidArgumentError
-from sedembed.models.frontend import FRAME_RATE, SAMPLE_RATE
+from sedembed.models.frontend import FRAME_RATE, SAMPLE_RATE, hz_to_mel
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -276,9 +276,8 @@ def _draw_spectrogram(axes: Any, bar: Any, timeline: Timeline) -> None:
 
 def _mel_bin(hz: float, bins: int) -> float:
     """Place of a frequency among so many mel filters, 0 being the centre of the first."""
-    from librosa import hz_to_mel
-
-    return float(hz_to_mel(hz) / hz_to_mel(SAMPLE_RATE / 2) * (bins + 1) - 1)
+    mel, highest = hz_to_mel(np.array([hz, SAMPLE_RATE / 2]))
+    return float(mel / highest * (bins + 1) - 1)
 
 
 def _draw_rows(axes: Any, bar: Any, timeline: Timeline, rows: list[Row]) -> None:
@@ -370,6 +369,6 @@ def check_picture(path: Path) -> None:
 
 def save_picture(figure: Figure, path: Path) -> None:
     """Write a figure as PNG, SVG or PDF, by the suffix; whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     with atomic_file(path) as opened:
         figure.savefig(opened, format=path.suffix.lower()[1:])

@@ -16,7 +16,17 @@ from filelock import FileLock, Timeout
 
 from sedembed.errors import WriteError
 
-__all__ = ["Lock", "LockedError", "atomic_file", "cannot_write", "sha256_of", "sync_directory", "write_atomic"]
+__all__ = [
+    "Lock",
+    "LockedError",
+    "atomic_file",
+    "cannot_write",
+    "make_folder",
+    "refuse_file",
+    "sha256_of",
+    "sync_directory",
+    "write_atomic",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -65,6 +75,32 @@ def atomic_file(file: Path) -> Iterator[IO[bytes]]:
         raise cannot_write(file, error) from error
 
 
+def refuse_file(folder: Path) -> None:
+    """Refuse an output folder whose name a file has, before the work rather than after.
+
+    Raises
+    ------
+    WriteError
+        If a file is there.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise WriteError(f"Expected a folder at {folder}, got a file; choose another place.")
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder and those above it, if they are missing.
+
+    Raises
+    ------
+    WriteError
+        If a file is there, or the folder cannot be made.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise cannot_write(folder, error) from error
+
+
 def write_atomic(file: Path, data: bytes | str) -> None:
     """Write a file that appears complete or not at all; text as UTF-8. See `atomic_file`."""
     with atomic_file(file) as opened:
@@ -72,7 +108,11 @@ def write_atomic(file: Path, data: bytes | str) -> None:
 
 
 def cannot_write(file: Path, error: OSError) -> WriteError:
-    """Make the error for a disk that takes no more, with its cause and what to do."""
+    """Make the error for what cannot be written, with its cause and what to do."""
+    if isinstance(error, WriteError):
+        return error
+    if isinstance(error, (FileExistsError, NotADirectoryError)):
+        return WriteError(f"Expected a folder at {file}, got a file there or above it; choose another place.")
     return WriteError(
         f"Could not write {file}: {error.strerror or error}. Make room or choose another place, then run the same "
         "command again: what was written before is kept."

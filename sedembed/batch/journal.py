@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 from typing import IO, Any
 
-from sedembed._utils.files import Lock, LockedError, cannot_write
+from sedembed._utils.files import Lock, LockedError, cannot_write, make_folder
 from sedembed.errors import StoreError
 
 __all__ = ["Journal"]
@@ -50,7 +50,7 @@ class Journal:
         self._head = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
         self._synced = time.monotonic()
         try:
-            output.parent.mkdir(parents=True, exist_ok=True)
+            make_folder(output.parent)
             self._lock = Lock(self.file.with_name(f"{self.file.name}.lock"))
         except LockedError:
             raise StoreError(f"Another run is writing {output}; wait until it ends, or name another output.") from None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import json
 import sys
 from collections.abc import Callable
@@ -19,11 +20,25 @@ __all__ = [
     "AddCommand",
     "add_model",
     "complain",
+    "explain",
     "load",
     "print_json",
 ]
 
 GOOD, SOME_FAILED, UNUSABLE, INTERRUPTED = 0, 1, 2, 130
+
+_CURES = {
+    errno.EACCES: "check its permissions, or choose another place",
+    errno.EPERM: "check its permissions, or choose another place",
+    errno.EROFS: "choose a place that can be written to",
+    errno.ENOSPC: "make room, or choose another place",
+    errno.EDQUOT: "make room, or choose another place",
+    errno.ENOENT: "check the spelling",
+    errno.ENOTDIR: "check the spelling",
+    errno.EEXIST: "choose another name",
+    errno.EMFILE: "close other programs, or raise the limit: ulimit -n",
+    errno.EBADF: "check where the output goes",
+}
 
 Command = Callable[[argparse.Namespace], int]
 
@@ -67,6 +82,13 @@ def load(options: argparse.Namespace) -> Embedder:
 def print_json(value: Any) -> None:
     """Print a value as one line of JSON."""
     print(json.dumps(value, ensure_ascii=False), flush=True)
+
+
+def explain(error: OSError) -> str:
+    """Make a sentence of an error of the system: what, why, what to do."""
+    reason = error.strerror or str(error) or type(error).__name__
+    cure = _CURES.get(error.errno or 0, "check the path and the disk")
+    return f"{error.filename or 'A file or the standard output'}: {reason}; {cure}."
 
 
 def complain(text: str) -> None:

@@ -107,6 +107,11 @@ def _query(store: EmbeddingStore, options: argparse.Namespace) -> str | NDArray[
                 f"{options.query} is neither a sound file nor the path of a recording in {options.store}; paths there "
                 "are relative to the embedded folder"
             )
+        if options.model or options.device:
+            raise InvalidArgumentError(
+                f"{options.query} is the path of a stored recording, whose vector is there already; leave out --model "
+                "and --device"
+            )
         return str(options.query)
     return _load(store, options).embed(options.query)
 

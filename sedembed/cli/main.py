@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import argparse
+import codecs
 import importlib
 import io
 import logging
+import os
 import sys
 from collections.abc import Sequence
 
 # Nothing heavier at the top: `sedembed --help` must not wait for torch.
-from sedembed.cli.common import GOOD, INTERRUPTED, UNUSABLE, Command, complain
+from sedembed.cli.common import GOOD, INTERRUPTED, UNUSABLE, Command, complain, explain
 from sedembed.errors import SedembedError
 
 __all__ = ["main"]
@@ -32,11 +34,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     int
         0 all good, 1 some inputs failed and are listed, 2 bad usage or unusable data, 130 interrupted.
     """
-    for stream in (sys.stdout, sys.stderr):
-        # A name that the terminal's encoding does not have is shown as \u2603, and does not end the run.
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")
-    options = _parser().parse_args(arguments)
+    if not _prepare_streams():
+        return UNUSABLE
+    parser = _parser()
+    given = sys.argv[1:] if arguments is None else list(arguments)
+    if any(not text or (text.startswith("--") and text.endswith("=")) for text in given):
+        parser.error("expected a path or another value, got an empty text; write . for the current folder")
+    options = parser.parse_args(given)
     logging.basicConfig(
         level=logging.INFO if options.verbose else logging.WARNING,
         format="%(levelname)s: %(message)s",
@@ -44,7 +48,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     command: Command = options.command
     try:
-        return command(options)
+        code = command(options)
+        sys.stdout.flush()
+        return code
     except KeyboardInterrupt as interrupt:
         complain(str(interrupt) or "interrupted")
         return INTERRUPTED
@@ -52,9 +58,39 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # The reader, such as `head`, has seen enough; closing now keeps Python from complaining at exit.
         sys.stderr.close()
         return GOOD
-    except (SedembedError, OSError, ValueError) as error:
+    except OSError as error:
+        complain(str(error) if isinstance(error, SedembedError) else explain(error))
+        return UNUSABLE
+    except (SedembedError, ValueError) as error:
         complain(str(error))
         return UNUSABLE
+    except MemoryError:
+        complain("the memory of this machine does not suffice; try a smaller --batch-size or fewer --workers")
+        return UNUSABLE
+
+
+def _prepare_streams() -> bool:
+    r"""Let any text be printed; say whether there is somewhere to print to.
+
+    What the encoding of the output does not have is written as \u2603, which JSON reads back.
+    """
+    codecs.register_error("sedembed-escape", _escape)
+    if sys.stderr is None:
+        sys.stderr = open(os.devnull, "w")  # noqa: PTH123, SIM115 - for as long as the process
+    if sys.stdout is None:
+        complain("standard output is closed; send it to a file, or to /dev/null")
+        return False
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="sedembed-escape")
+    return True
+
+
+def _escape(error: UnicodeError) -> tuple[str, int]:
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    units = error.object[error.start : error.end].encode("utf-16-be", "surrogatepass")
+    return "".join(f"\\u{units[i]:02x}{units[i + 1]:02x}" for i in range(0, len(units), 2)), error.end
 
 
 def _parser() -> argparse.ArgumentParser:

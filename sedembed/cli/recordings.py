@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sedembed.cli.common import GOOD, SOME_FAILED, complain
+from sedembed.errors import InvalidArgumentError
 
 if TYPE_CHECKING:
     from sedembed.batch.annotate import Annotation
 
 __all__ = ["Recordings", "find_recordings"]
+
+
+# A path keeps one of the two slashes of a URL.
+_URL = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]+:/")
 
 
 @dataclass
@@ -61,6 +67,10 @@ def find_recordings(path: Path) -> Recordings:
     """
     from sedembed.audio.listing import list_recordings
 
+    if not path.exists() and (found := _URL.match(str(path))):
+        raise InvalidArgumentError(
+            f"Expected a file or folder on this machine, got a URL ({found[0]}...); download it."
+        )
     if not path.is_dir():
         return Recordings(path.parent, [path.name], 0, False)
     listing = list_recordings(path)

@@ -27,11 +27,11 @@ def register(add: AddCommand) -> None:
     sub = add("train", _train, "train a network on a copy of AudioSet, or continue where that was interrupted")
     sub.add_argument("model", help="architecture: talnet, weanet, or another registered one")
     sub.add_argument(
-        "--data", metavar="DIR", type=_path, required=True, help="AudioSet's lists of segments and recordings"
+        "--data", metavar="DIR", type=Path, required=True, help="AudioSet's lists of segments and recordings"
     )
-    sub.add_argument("--out", metavar="DIR", type=_path, required=True, help="folder of the run")
-    sub.add_argument("--config", metavar="FILE", type=_path, help="settings that differ from the defaults, as JSON")
-    sub.add_argument("--cache", metavar="DIR", type=_path, help="compute features once, into this folder")
+    sub.add_argument("--out", metavar="DIR", type=Path, required=True, help="folder of the run")
+    sub.add_argument("--config", metavar="FILE", type=Path, help="settings that differ from the defaults, as JSON")
+    sub.add_argument("--cache", metavar="DIR", type=Path, help="compute features once, into this folder")
     sub.add_argument(
         "--validation",
         choices=["held-out", "eval", "none"],
@@ -42,12 +42,6 @@ def register(add: AddCommand) -> None:
     sub.add_argument("--stage", type=int, help="with self-teaching: run this stage only")
     sub.add_argument("--tensorboard", action="store_true", help="write events for TensorBoard beside the CSV log")
     sub.add_argument("--json", action="store_true", help="print the result as JSON")
-
-
-def _path(text: str) -> Path:
-    if not text:
-        raise argparse.ArgumentTypeError("expected a path, got an empty text; write . for the current folder")
-    return Path(text)
 
 
 def _train(options: argparse.Namespace) -> int:
@@ -169,7 +163,7 @@ def _print(result: dict[str, Any], options: argparse.Namespace) -> None:
 
 
 def _write_missing(out: Path, missing: list[str]) -> None:
-    from sedembed._utils.files import write_atomic
+    from sedembed._utils.files import make_folder, write_atomic
 
-    out.mkdir(parents=True, exist_ok=True)
+    make_folder(out)
     write_atomic(out / "missing.txt", "".join(f"{path}\n" for path in missing).encode(errors="backslashreplace"))

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import IO, Protocol
 
-from sedembed._utils.files import atomic_file
+from sedembed._utils.files import atomic_file, make_folder
 from sedembed.detection.events import Event
 from sedembed.errors import InvalidArgumentError
 
@@ -145,7 +145,7 @@ def _word(text: str) -> str:
 @contextlib.contextmanager
 def open_events(path: Path) -> Iterator[IO[str]]:
     """Open a text file that appears whole or not at all; its folder is made if missing."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     with atomic_file(path) as opened:
         stream = io.TextIOWrapper(opened, encoding="utf-8", newline="", write_through=True)
         yield stream

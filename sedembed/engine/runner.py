@@ -179,6 +179,6 @@ def pick_device(device: str | torch.device | None) -> torch.device:
         torch.ones(1, device=picked).cpu()
     except Exception as error:  # each kind of device has errors of its own
         raise InvalidArgumentError(
-            f"Expected a device that PyTorch can use on this machine, got {str(device)!r}; use device='cpu'."
+            f"Expected a device that PyTorch can use on this machine, got {str(device)!r}; choose 'cpu'."
         ) from error
     return picked

@@ -9,6 +9,7 @@ import os
 import pickle
 import pickletools
 import re
+import zipfile
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from sedembed._utils.files import refuse_file
 from sedembed.errors import InvalidArgumentError, ModelNotFoundError, WeightsError
 from sedembed.models.talnet import Pooling, TALNetConfig
 from sedembed.models.weights import assemble, save_pretrained
@@ -25,6 +27,7 @@ __all__ = ["convert_checkpoint"]
 _N_MELS = 64
 _NORMALIZER_LIMIT = 1_000_000
 _LEGACY_MAGIC = pickle.dumps(0x1950A86A20F9469CFC6C, protocol=2)
+_ZIP = b"PK\x03\x04"
 _LEGACY_PICKLES = 5  # magic number, format version, machine, the object, order of the storages
 _NUMPY_NAMES = {
     ("numpy.core.multiarray", "_reconstruct"),
@@ -80,7 +83,8 @@ def convert_checkpoint(
     WeightsError
         If a file holds anything but tensors and plain values, or tensors that are not a TALNet's.
     """
-    checkpoint = Path(checkpoint)
+    checkpoint, out_dir = Path(checkpoint).expanduser(), Path(out_dir).expanduser()
+    refuse_file(out_dir)
     state = _canonical(_read_state(checkpoint), checkpoint)
     if normalizer is None:
         shipped = json.loads(files("sedembed.models").joinpath("talnet_normalizer.json").read_text(encoding="utf-8"))
@@ -127,7 +131,7 @@ def read_normalizer(path: str | os.PathLike[str]) -> tuple[tuple[float, ...], tu
     WeightsError
         If it holds anything else.
     """
-    path = Path(path)
+    path = Path(path).expanduser()
     data = _read(path)
     try:
         if len(data) > _NORMALIZER_LIMIT:
@@ -197,6 +201,11 @@ def _read_state(path: Path) -> dict[str, torch.Tensor]:
     try:
         content = torch.load(io.BytesIO(_modernised(data)), map_location="cpu", weights_only=True)
     except Exception as error:  # a hostile or damaged pickle can raise anything
+        if _is_cut_short(data, error):
+            raise WeightsError(
+                f"Expected in {path} a whole PyTorch checkpoint, got one that is cut short after {len(data)} bytes; "
+                "copy or download it again."
+            ) from error
         found = re.search(r"GLOBAL (\S+)", str(error))
         reason = f"it asks for {found[1]}" if found else f"reading it failed with {type(error).__name__}"
         # Not the reader's own words: they advise to switch its safety off.
@@ -212,6 +221,22 @@ def _read_state(path: Path) -> dict[str, torch.Tensor]:
     ):
         raise WeightsError(f"Expected in {path} a state_dict, or one under the key 'model'; it holds something else.")
     return content
+
+
+def _is_cut_short(data: bytes, error: Exception) -> bool:
+    """Whether a checkpoint ends before it is complete: a zip archive since PyTorch 1.6, pickles before."""
+    if data.startswith(_ZIP):
+        return not zipfile.is_zipfile(io.BytesIO(data))
+    if data.startswith(_LEGACY_MAGIC):
+        source = io.BytesIO(data)
+        try:
+            for _ in range(_LEGACY_PICKLES):
+                for _ in pickletools.genops(source):
+                    pass
+        except Exception:  # in a whole file, all pickles can be parsed
+            return source.tell() == len(data)
+        return isinstance(error, EOFError) or "EOF" in str(error)
+    return _ZIP.startswith(data) or _LEGACY_MAGIC.startswith(data)  # of a few bytes, or none
 
 
 def _modernised(data: bytes) -> bytes:

@@ -20,6 +20,7 @@ __all__ = [
     "TALNET",
     "Spectrogram",
     "frame_count",
+    "hz_to_mel",
     "log_mel",
     "mel_filterbank",
 ]
@@ -35,7 +36,8 @@ TEN_SECONDS = 10 * SAMPLE_RATE
 _BLOCK_FRAMES = 64
 
 
-def _hz_to_mel(frequency: NDArray[np.float64]) -> NDArray[np.float64]:
+def hz_to_mel(frequency: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Place of frequencies (Hz) on the Slaney mel scale: linear below 1 kHz, logarithmic above."""
     linear = frequency * 3.0 / 200.0
     logarithmic = 15.0 + 27.0 * np.log(np.maximum(frequency, 1000.0) / 1000.0) / np.log(6.4)
     return np.where(frequency < 1000.0, linear, logarithmic)
@@ -69,7 +71,7 @@ def mel_filterbank(
         The filters; each triangle is scaled by 2 / (upper edge - lower edge).
     """
     top = sample_rate / 2.0 if f_max is None else f_max
-    low, high = _hz_to_mel(np.array([f_min, top]))
+    low, high = hz_to_mel(np.array([f_min, top]))
     edges = _mel_to_hz(np.linspace(low, high, n_mels + 2))[:, None]
     bins = np.linspace(0.0, sample_rate / 2.0, n_fft // 2 + 1)[None, :]
     rising = (bins - edges[:-2]) / (edges[1:-1] - edges[:-2])

@@ -23,7 +23,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from safetensors.torch import save as to_safetensors
 
-from sedembed._utils.files import sha256_of, write_atomic
+from sedembed._utils.files import make_folder, sha256_of, write_atomic
 from sedembed._utils.isolation import isolated
 from sedembed._utils.schema import from_table, read_json_object
 from sedembed.errors import InvalidArgumentError, ModelNotFoundError, WeightsError
@@ -266,7 +266,7 @@ def save_pretrained(
     # One metadata key only: safetensors writes several in an order that changes from run to run.
     data = to_safetensors(state, metadata={"config": json.dumps(dataclasses.asdict(config))})
     directory = Path(directory)
-    directory.mkdir(parents=True, exist_ok=True)
+    make_folder(directory)
     write_atomic(directory / WEIGHTS_FILE, data)
     write_atomic(directory / CONFIG_FILE, text)
     if card is not None or not (directory / CARD_FILE).exists():

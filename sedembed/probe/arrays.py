@@ -80,7 +80,7 @@ def to_values(y: Any, name: str) -> NDArray[Any]:
         if lists and not _is_rectangular(rows):
             raise InvalidArgumentError(
                 f"Expected one label a row in {name}, got {_show(rows[lists[0]])} in row {lists[0]}; for several "
-                "labels a row give an indicator, such as sklearn.preprocessing.MultiLabelBinarizer().fit_transform(labels)."
+                "labels a row give an indicator: sklearn.preprocessing.MultiLabelBinarizer().fit_transform(labels)."
             )
         if not lists:
             _refuse_mixed(rows, name)

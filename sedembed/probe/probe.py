@@ -359,7 +359,7 @@ class LinearProbe(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             self.classes_, y = np.unique(y, return_inverse=True)
             if len(self.classes_) < 2:
                 raise InvalidArgumentError(
-                    f"needs rows of at least 2 classes, but y has only one class: {self.classes_[0]!r}"
+                    f"needs rows of at least 2 classes, but y has only one class: {self.classes_.tolist()[0]!r}"
                 )
         count = len(rows)
         weights = np.ones(count) if sample_weight is None else row_weights(sample_weight, count)

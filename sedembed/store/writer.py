@@ -24,7 +24,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from sedembed._utils.files import Lock, LockedError, atomic_file, cannot_write, sha256_of, sync_directory, write_atomic
+from sedembed._utils.files import (
+    Lock,
+    LockedError,
+    atomic_file,
+    cannot_write,
+    make_folder,
+    sha256_of,
+    sync_directory,
+    write_atomic,
+)
 from sedembed.errors import StoreError
 from sedembed.store.layout import (
     FAILURES_FILE,
@@ -180,7 +189,7 @@ class StoreWriter:
         self.failures: dict[str, tuple[str, str]] = {}
         _refuse_foreign(directory)
         try:
-            directory.mkdir(parents=True, exist_ok=True)
+            make_folder(directory)
             _refuse_read_only(directory)
             self._lock = _take_lock(directory)
         except OSError as error:

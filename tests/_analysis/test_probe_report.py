@@ -196,5 +196,5 @@ class TestWrite:
 
     def test_out_is_a_file(self, written, tmp_path):
         (tmp_path / "file").write_text("here")
-        with pytest.raises(ValueError, match="expected a directory for the analysis, got the file"):
+        with pytest.raises(ValueError, match=r"Expected a folder at .*, got a file"):
             write(written[0], tmp_path / "file")

@@ -123,7 +123,7 @@ def test_probe_of_other_vectors(run, tmp_path):
 
 def test_out_is_a_file(run, tmp_path):
     (tmp_path / "taken").write_text("here")
-    refused(run(out=tmp_path / "taken"), "expected a directory for the analysis, got the file")
+    refused(run(out=tmp_path / "taken"), "got a file; choose another place")
 
 
 def test_without_matplotlib(run, monkeypatch):

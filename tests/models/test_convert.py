@@ -206,7 +206,7 @@ class TestRefused:
     )
     def test_no_checkpoint_at_all(self, data: bytes, tmp_path: Path) -> None:
         (tmp_path / "x.pt").write_bytes(data)
-        with pytest.raises(WeightsError, match=r"Expected in .* a PyTorch checkpoint"):
+        with pytest.raises(WeightsError, match=r"Expected in .* PyTorch checkpoint"):
             convert_checkpoint(tmp_path / "x.pt", tmp_path / "out")
 
     def test_missing_file(self, tmp_path: Path) -> None:
@@ -313,3 +313,26 @@ class TestNormalizer:
     def test_missing_file(self, tmp_path: Path) -> None:
         with pytest.raises(ModelNotFoundError, match="No such file"):
             read_normalizer(tmp_path / "normalizer.pkl")
+
+
+@pytest.mark.parametrize("legacy", [False, True])
+def test_a_cut_checkpoint_is_called_cut(tmp_path: Path, legacy: bool):
+    """Wherever it ends, in the format of PyTorch 1.6 and later and in the one before."""
+    file = tmp_path / "TALNet.pt"
+    content = {"model": {"a": torch.randn(200, 20), "b": torch.randn(50)}, "optimizer": {}}
+    torch.save(content, file, _use_new_zipfile_serialization=not legacy)
+    data = file.read_bytes()
+    for size in [*range(0, 1500, 37), *range(1500, len(data), 500), len(data) - 1]:
+        file.write_bytes(data[:size])
+        with pytest.raises(WeightsError, match=f"cut short after {size} bytes; copy or download"):
+            convert_checkpoint(file, tmp_path / "out")
+    file.write_bytes(data)
+    with pytest.raises(WeightsError, match="does not fit the architecture"):
+        convert_checkpoint(file, tmp_path / "out")
+
+
+def test_an_output_that_is_a_file(tmp_path: Path):
+    (tmp_path / "out").write_text("mine")
+    with pytest.raises(OSError, match="got a file; choose another place"):
+        convert_checkpoint(tmp_path / "TALNet.pt", tmp_path / "out")
+    assert (tmp_path / "out").read_text() == "mine"
