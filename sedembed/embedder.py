@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
+from itertools import chain, islice
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,8 @@ from sedembed.detection.detect import detect, detect_blocks
 from sedembed.detection.events import DEFAULT_THRESHOLD, Event, EventRules
 from sedembed.engine.inputs import clip_blocks, is_several, list_clips, naming_clip, stream_blocks
 from sedembed.engine.runner import Runner
-from sedembed.engine.windows import ClipSum
+from sedembed.engine.windows import ClipSum, WindowResult
+from sedembed.engine.workers import run_clips
 from sedembed.errors import InvalidWaveformError
 from sedembed.models.base import Backbone
 from sedembed.models.registry import ModelRecord
@@ -23,8 +25,6 @@ from sedembed.models.weights import describe_network, load_network, resolve
 from sedembed.types import AudioInput, Engine, Frames, Normalize, Precision
 
 __all__ = ["Embedder", "embed", "load_model"]
-
-_BUFFERED_WINDOWS = 64
 
 
 class Embedder:
@@ -352,22 +352,28 @@ class Embedder:
         self, clips: Sequence[AudioInput], sample_rate: int | None, probabilities: bool, *, numbered: bool
     ) -> Iterator[ClipSum]:
         sums = [self.runner.new_sum() for _ in clips]
-        pending: list[tuple[int, torch.Tensor]] = []
-
-        def flush() -> None:
-            results = self.runner.run([features for _, features in pending], probabilities=probabilities)
-            for (index, _), result in zip(pending, results, strict=True):
-                sums[index].add(result)
-            pending.clear()
-
-        for index, clip in enumerate(clips):
-            with naming_clip(index, len(clips)) if numbered else nullcontext():
-                for window in self._windows(clip, sample_rate):
-                    pending.append((index, self.runner.features(window)))
-                    if len(pending) >= _BUFFERED_WINDOWS:
-                        flush()
-        flush()
+        for index, result in self._results(clips, sample_rate, probabilities, numbered=numbered):
+            sums[index].add(result)
         yield from sums
+
+    def _results(
+        self, clips: Sequence[AudioInput], sample_rate: int | None, probabilities: bool, *, numbered: bool
+    ) -> Iterator[tuple[int, WindowResult]]:
+        """Results of the windows of clips, each with the index of its clip; those of one clip in order."""
+
+        def windows(index: int) -> Iterator[NDArray[np.float32]]:
+            with naming_clip(index, len(clips)) if numbered else nullcontext():
+                yield from self._windows(clips[index], sample_rate)
+
+        if len(clips) > 1:
+            yield from run_clips(self.runner, len(clips), windows, probabilities=probabilities)
+            return
+        only = windows(0)
+        begin = list(islice(only, 2))
+        if len(begin) == 1:  # nothing to share among workers
+            yield 0, self.runner.run([self.runner.features(begin[0])], probabilities=probabilities)[0]
+        else:
+            yield from run_clips(self.runner, 1, lambda _: chain(begin, only), probabilities=probabilities)
 
 
 def load_model(

@@ -141,13 +141,13 @@ class TestEmbedder:
         assert WEANet(WEANetConfig()).max_batch_frames == pytest.approx(16 * 1024, rel=0.5)
         monkeypatch.setattr(type(model.runner.network), "max_batch_frames", 512)
         sizes: list[list[int]] = []
-        run_batch = model.runner._run_batch
+        submit = model.runner.submit
 
-        def run(features: list[torch.Tensor], probabilities: bool) -> list[WindowResult]:
+        def run(features: list[torch.Tensor], **options: bool) -> Callable[[], list[WindowResult]]:
             sizes.append([len(item) for item in features])
-            return run_batch(features, probabilities)
+            return submit(features, **options)
 
-        monkeypatch.setattr(model.runner, "_run_batch", run)
+        monkeypatch.setattr(model.runner, "submit", run)
         clips = [noise(n) for n in [20_000] * 7 + [100_000, 79_000]]
         vectors = model.embed(clips)
         assert sorted(map(len, sizes)) == [1, 1, 3, 4]

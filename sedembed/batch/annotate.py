@@ -11,12 +11,12 @@ from numpy.typing import NDArray
 
 from sedembed.batch.journal import Journal
 from sedembed.batch.loop import FolderRun, Job
-from sedembed.batch.readers import Piece, Source
 from sedembed.detection.detect import OverlappingWindows
 from sedembed.detection.events import Event, EventDetector, EventRules, sort_events
 from sedembed.engine.provenance import describe_settings
 from sedembed.engine.runner import Runner
 from sedembed.engine.windows import ClipSum, WindowResult
+from sedembed.engine.workers import Pending, Piece, Source
 from sedembed.errors import AudioError, StoreError
 
 __all__ = ["Annotation", "detect_recordings", "tag_recordings"]
@@ -129,6 +129,8 @@ def _from_json(path: str, result: dict[str, Any]) -> Annotation:
 
 
 class _DetectJob(Job["_Detection"]):
+    batched = False  # one by one, so that the events are those of `Embedder.detect` to the bit
+
     def __init__(self, runner: Runner, rules: EventRules) -> None:
         super().__init__(runner)
         self._rules, self._windows = rules, OverlappingWindows(runner)
@@ -137,9 +139,9 @@ class _DetectJob(Job["_Detection"]):
         for features, samples, last in self._windows.features(blocks):
             yield Piece(features, samples, last)
 
-    def run(self, pieces: Sequence[Piece], batch_size: int) -> list[NDArray[np.float32]]:
-        # One by one, so that the events are those of `Embedder.detect` to the bit.
-        return [self.runner.frame_probabilities(piece.features) for piece in pieces]
+    def submit(self, pieces: Sequence[Piece]) -> Pending:
+        found = [self.runner.frame_probabilities(piece.features) for piece in pieces]
+        return lambda: found
 
     def begin(self) -> _Detection:
         return _Detection(self._windows, self._rules)
@@ -178,8 +180,8 @@ class _TagJob(Job[ClipSum]):
         for window in self.runner.windows(blocks):
             yield Piece(self.runner.features(window), len(window))
 
-    def run(self, pieces: Sequence[Piece], batch_size: int) -> list[WindowResult]:
-        return self.runner.run([piece.features for piece in pieces], probabilities=True, max_items=batch_size)
+    def submit(self, pieces: Sequence[Piece]) -> Pending:
+        return self.runner.submit([piece.features for piece in pieces], probabilities=True)
 
     def begin(self) -> ClipSum:
         return self.runner.new_sum()

@@ -1,13 +1,12 @@
 """The loop over many recordings that embedding, tagging and detection share.
 
-Threads read, resample and transform files ahead. The main thread runs the network on windows of many files at once, and
-gives each recording's result, or the error that it met, as soon as its last window is done.
+Workers read, resample and transform files and run the network. The calling thread gives each recording's result, or the
+error that it met, in the order of the recordings.
 """
 
 from __future__ import annotations
 
 import logging
-import os
 import signal
 import threading
 import time
@@ -22,8 +21,9 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from sedembed.batch.readers import Piece, ReaderPool, Source, Step, current_source
+from sedembed.audio.reader import AudioReader
 from sedembed.engine.runner import MAX_BATCH, Runner
+from sedembed.engine.workers import Pending, Piece, Source, Step, WorkerPool, alive, current_source, default_workers
 from sedembed.errors import AudioError, InvalidArgumentError
 
 __all__ = ["FolderRun", "Job", "Outcome", "check_options"]
@@ -32,12 +32,23 @@ logger = logging.getLogger(__name__)
 
 _State = TypeVar("_State")
 
-# Batches looked at together to group windows of similar length.
-_BATCHES_AHEAD = 4
+# Recordings that may be done before an earlier one that is slow: many where results are small.
+_AHEAD, _FEW_AHEAD = 4096, 256
 
 
 class Job(ABC, Generic[_State]):
-    """What is made of each recording."""
+    """What is made of each recording.
+
+    Attributes
+    ----------
+    batched : bool
+        Whether several windows go through the network at once.
+    large : bool
+        Whether results are more than a few kilobytes.
+    """
+
+    batched = True
+    large = False
 
     def __init__(self, runner: Runner) -> None:
         self.runner = runner
@@ -47,8 +58,14 @@ class Job(ABC, Generic[_State]):
         """Cut the samples of a recording into windows, and give their features; called from several threads."""
 
     @abstractmethod
-    def run(self, pieces: Sequence[Piece], batch_size: int) -> list[Any]:
-        """Run the network on windows of several recordings; results in the order given."""
+    def submit(self, pieces: Sequence[Piece]) -> Pending:
+        """Start the network on one batch of windows, of one recording or several; called from several threads.
+
+        Returns
+        -------
+        callable
+            Waits for the results and gives them in the order of `pieces`.
+        """
 
     @abstractmethod
     def begin(self) -> _State:
@@ -91,7 +108,7 @@ class Outcome(NamedTuple):
 
 
 class FolderRun(Generic[_State]):
-    """One pass over recordings; iterating gives an `Outcome` for each, in the order in which they are done.
+    """One pass over recordings; iterating gives an `Outcome` for each, in their order.
 
     The first Ctrl-C ends the iteration and sets `interrupted`, so that what is done can be kept; the second one does
     what it always does.
@@ -107,7 +124,7 @@ class FolderRun(Generic[_State]):
     total : int, optional
         Recordings of the whole job, done ones included, for the progress bar.
     workers : int, optional
-        Threads that read; by default one for each CPU, from 2 to 8.
+        Threads; by default as many as PyTorch uses, or one for each core if the network runs on a GPU.
     batch_size : int, optional
         Most windows in one batch of the network.
     timeout : float
@@ -135,7 +152,7 @@ class FolderRun(Generic[_State]):
         self.total = len(paths) if total is None else total
         self.left = len(paths)
         self._job, self._folder, self._paths = job, folder, paths
-        self._workers = workers or min(8, max(2, os.cpu_count() or 2))
+        self._workers = workers or default_workers(job.runner.device)
         self._batch_size = MAX_BATCH if batch_size is None else int(batch_size)
         self._timeout, self._progress, self._description = timeout, progress, description
         self._states: dict[Source, _State] = {}
@@ -143,7 +160,6 @@ class FolderRun(Generic[_State]):
     def __iter__(self) -> Iterator[Outcome]:
         if not self._paths:
             return
-        runner = self._job.runner
         bar = tqdm(
             total=self.total,
             initial=self.total - self.left,
@@ -153,50 +169,69 @@ class FolderRun(Generic[_State]):
         )
         seconds, started = 0.0, time.monotonic()
         with bar, _warnings_logged(), _interrupts_noted() as interrupted:
-            pool = ReaderPool(
-                self._folder,
-                self._paths,
-                self._job.pieces,
-                sample_rate=runner.network.sample_rate,
-                workers=self._workers,
-                ahead=_BATCHES_AHEAD * self._batch_size * runner.max_batch_frames // MAX_BATCH,
-                timeout=self._timeout,
-            )
-            try:
-                while pool.left and not interrupted.is_set():
-                    for outcome in self._process(pool.take(_BATCHES_AHEAD * self._batch_size, pool.queue.maxsize)):
-                        self.left -= 1
-                        if outcome.error is None:
-                            seconds += outcome.source.seconds
-                            speed = seconds / max(time.monotonic() - started, 1e-3)
-                            bar.set_postfix_str(f"{speed:.0f} s of sound/s", refresh=False)
-                        bar.update()
-                        yield outcome
-            finally:
-                self.interrupted = interrupted.is_set()
-                pool.close()
-                for state in self._states.values():
-                    self._job.drop(state)
-                self._states.clear()
+            for outcome in self._outcomes(interrupted):
+                self.left -= 1
+                if outcome.error is None:
+                    seconds += outcome.source.seconds
+                    speed = seconds / max(time.monotonic() - started, 1e-3)
+                    bar.set_postfix_str(f"{speed:.0f} s of sound/s", refresh=False)
+                bar.update()
+                yield outcome
+
+    def _outcomes(self, interrupted: threading.Event) -> Iterator[Outcome]:
+        """Give what is done in the order of the recordings; after Ctrl-C all that is done by then."""
+        pool = WorkerPool(
+            self._job.runner,
+            [Source(index, path) for index, path in enumerate(self._paths)],
+            self._read,
+            self._job.submit,
+            workers=self._workers,
+            max_items=self._batch_size if self._job.batched else 1,
+            timeout=self._timeout,
+            ahead=_FEW_AHEAD if self._job.large else _AHEAD,
+        )
+        done: dict[int, Outcome] = {}
+        following = 0
+        try:
+            while pool.left and not interrupted.is_set():
+                for step in pool.take():
+                    outcome = self._take(step)
+                    if outcome is not None:
+                        done[outcome.source.index] = outcome
+                while following in done:
+                    yield done.pop(following)
+                    following += 1
+                pool.release(following)
+            for index in sorted(done):
+                yield done.pop(index)
+        finally:
+            self.interrupted = interrupted.is_set()
+            pool.close()
+            for state in self._states.values():
+                self._job.drop(state)
+            self._states.clear()
+
+    def _read(self, source: Source) -> Iterator[Piece]:
+        rate = self._job.runner.network.sample_rate
+        with AudioReader(self._folder / source.path, sample_rate=rate, timeout=self._timeout) as reader:
+            source.info = reader.info
+            yield from self._job.pieces(alive(reader.blocks()))
+            source.seconds = reader.seconds
+
+    def _take(self, step: Step) -> Outcome | None:
+        source = step.source
+        if step.piece is None:
+            return self._finish(source, step.error)
+        if source not in self._states:
+            self._states[source] = self._job.begin()
+        self._job.add(source, self._states[source], step.piece, step.result)
+        return None
 
     def raise_if_interrupted(self, kept_in: Path | None) -> None:
         """Raise `KeyboardInterrupt` if Ctrl-C ended the iteration, saying where the finished part is kept."""
         if self.interrupted:
             kept = "" if kept_in is None else f" and kept in {kept_in}; run the same command again to continue"
             raise KeyboardInterrupt(f"interrupted: {self.total - self.left} of {self.total} files are done{kept}")
-
-    def _process(self, steps: list[Step]) -> Iterator[Outcome]:
-        failed = {step.source for step in steps if step.error is not None}
-        windows = [(step.source, step.piece) for step in steps if step.piece is not None and step.source not in failed]
-        results = self._job.run([piece for _, piece in windows], self._batch_size) if windows else []
-        # Windows of a file come in order, and so do their results.
-        for (source, piece), result in zip(windows, results, strict=True):
-            if source not in self._states:
-                self._states[source] = self._job.begin()
-            self._job.add(source, self._states[source], piece, result)
-        for step in steps:
-            if step.piece is None:
-                yield self._finish(step.source, step.error)
 
     def _finish(self, source: Source, error: BaseException | None) -> Outcome:
         if error is not None and not isinstance(error, Exception):

@@ -12,9 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sedembed.batch.loop import FolderRun, Job
-from sedembed.batch.readers import Piece, Source
 from sedembed.engine.runner import Runner
 from sedembed.engine.windows import WINDOW_SECONDS, ClipSum, WindowResult
+from sedembed.engine.workers import Pending, Piece, Source
 from sedembed.store.writer import FrameRows, StoreWriter
 
 __all__ = ["VectorJob", "write_vectors"]
@@ -57,16 +57,16 @@ class VectorJob(Job[_Clip]):
         super().__init__(runner)
         self.writer = writer
         self._frames, self._probabilities = frames, probabilities
+        self.large = frames
 
     def pieces(self, blocks: Iterator[NDArray[np.float32]]) -> Iterator[Piece]:
         """Cut into windows of a minute."""
         for window in self.runner.windows(blocks):
             yield Piece(self.runner.features(window), len(window))
 
-    def run(self, pieces: Sequence[Piece], batch_size: int) -> list[WindowResult]:
-        """Run the network in batches of similar length."""
-        features = [piece.features for piece in pieces]
-        return self.runner.run(features, probabilities=self._probabilities, max_items=batch_size)
+    def submit(self, pieces: Sequence[Piece]) -> Pending:
+        """Start the network on one batch."""
+        return self.runner.submit([piece.features for piece in pieces], probabilities=self._probabilities)
 
     def begin(self) -> _Clip:
         """Begin with an empty sum."""

@@ -123,26 +123,48 @@ class Runner:
             In the order given.
         """
         results: list[WindowResult | None] = [None] * len(features)
-        max_frames = self.max_batch_frames * max_items // MAX_BATCH
-        for batch in plan_batches([len(item) for item in features], max_items, max_frames):
-            for index, result in zip(batch, self._run_batch([features[i] for i in batch], probabilities), strict=True):
+        for batch in self.plan([len(item) for item in features], max_items):
+            found = self.submit([features[i] for i in batch], probabilities=probabilities)()
+            for index, result in zip(batch, found, strict=True):
                 results[index] = result
         return [result for result in results if result is not None]
 
+    def plan(self, lengths: Sequence[int], max_items: int = MAX_BATCH) -> list[list[int]]:
+        """Group windows of similar length, given in feature frames, into batches for `submit`: lists of indices."""
+        return plan_batches(lengths, max_items, self.max_batch_frames * max_items // MAX_BATCH)
+
     @torch.inference_mode()
-    def _run_batch(self, features: Sequence[torch.Tensor], probabilities: bool) -> list[WindowResult]:
+    def submit(
+        self, features: Sequence[torch.Tensor], *, probabilities: bool = False
+    ) -> Callable[[], list[WindowResult]]:
+        """Start the network on one batch of windows; safe to call from several threads.
+
+        Parameters
+        ----------
+        features, probabilities
+            As for `run`.
+
+        Returns
+        -------
+        callable
+            Waits for the results and gives them, in the order of `features`. On a CPU they are there at once.
+        """
         lengths = [len(item) for item in features]
         equal = min(lengths) == max(lengths)
         padded = torch.nn.utils.rnn.pad_sequence(list(features), batch_first=True).to(self.device)
         with isolated(self.device):
             output = self._forward(padded, None if equal else torch.tensor(lengths, device=self.device))
             terms = self.network.pool_terms(output) if probabilities else None
-        frames = output.frames.cpu().numpy()
-        valid = [frames.shape[1]] * len(features) if output.lengths is None else output.lengths.tolist()
-        if terms is None:
-            return [WindowResult(frames[i, :n]) for i, n in enumerate(valid)]
-        numerators, denominators = (term.cpu().double().numpy() for term in terms)  # some devices have no float64
-        return [WindowResult(frames[i, :n], (numerators[i], denominators[i])) for i, n in enumerate(valid)]
+
+        def finish() -> list[WindowResult]:
+            frames = output.frames.cpu().numpy()
+            valid = [frames.shape[1]] * len(lengths) if output.lengths is None else output.lengths.tolist()
+            if terms is None:
+                return [WindowResult(frames[i, :n]) for i, n in enumerate(valid)]
+            numerators, denominators = (term.cpu().double().numpy() for term in terms)  # some devices have no float64
+            return [WindowResult(frames[i, :n], (numerators[i], denominators[i])) for i, n in enumerate(valid)]
+
+        return finish
 
     def stream(self, windows: Iterable[NDArray[np.float32]]) -> Iterator[Frames]:
         """Frame embeddings of consecutive windows, with times from the start of the first one."""

@@ -60,7 +60,7 @@ class TestInterrupt:
             "def stuck(*args, **options):\n"
             "    Path(ready).touch()\n"
             "    time.sleep(60)\n"
-            "Runner.run = stuck\n"
+            "Runner.submit = stuck\n"
             "try:\n"
             "    embed_folder(root, out, model)\n"
             "except KeyboardInterrupt:\n"

@@ -16,10 +16,10 @@ import pytest
 from sedembed._evaluation.tasks.audioset import AudioSet
 from sedembed.audio.reader import AudioReader
 from sedembed.batch.embed_folder import embed_folder
-from sedembed.batch.readers import ReaderPool
 from sedembed.batch.tag_files import tag_files
 from sedembed.embedder import Embedder, load_model
 from sedembed.engine.runner import Runner
+from sedembed.engine.workers import WorkerPool
 from sedembed.errors import StoreError
 from sedembed.models.talnet import TALNet, TALNetConfig
 from sedembed.models.weights import save_pretrained
@@ -206,19 +206,16 @@ class TestTagFiles:
     ) -> None:
         folder, paths = sounds
         monkeypatch.setattr(shards, "SHARD_ROWS", 1)
-        run, calls = Runner.run, []
+        submit, calls = Runner.submit, []
 
         def crash(self: Runner, *args: Any, **options: Any) -> Any:
             calls.append(len(args[0]))
             if sum(calls) > 3:
                 raise MemoryError("no memory left")
-            return run(self, *args, **options)
+            return submit(self, *args, **options)
 
-        # One window at a time, so that some are done before the crash.
-        take = ReaderPool.take
         with monkeypatch.context() as patch:
-            patch.setattr(Runner, "run", crash)
-            patch.setattr(ReaderPool, "take", lambda self, most, frames: take(self, 1, frames))
+            patch.setattr(Runner, "submit", crash)
             with pytest.raises(MemoryError):
                 tag_files(folder, paths, tmp_path / "tags", untrained_embedder, progress=False)
         read = watch_reading(monkeypatch)
@@ -238,17 +235,17 @@ class TestTagFiles:
     ) -> None:
         folder, paths = sounds
         monkeypatch.setattr(signal, "getsignal", lambda number: signal.default_int_handler)
-        take = ReaderPool.take
+        take = WorkerPool.take
 
-        def interrupt(self: Any, most: int, frames: int) -> Any:
-            steps = take(self, 2, frames)
+        def interrupt(self: Any) -> Any:
+            steps = take(self)
             if self.left < len(paths):
                 os.kill(os.getpid(), signal.SIGINT)
                 time.sleep(0.05)
             return steps
 
         with monkeypatch.context() as patch:
-            patch.setattr(ReaderPool, "take", interrupt)
+            patch.setattr(WorkerPool, "take", interrupt)
             with pytest.raises(KeyboardInterrupt, match="run the same command again"):
                 tag_files(folder, paths, tmp_path / "tags", untrained_embedder, progress=False)
         read = watch_reading(monkeypatch)
