@@ -53,7 +53,8 @@ def embed_folder(
     frames : bool
         Also keep the frame embeddings, 40 kB for a second of sound with TALNet (`EmbeddingStore.frames`).
     workers : int, optional
-        Threads that read, resample and transform files; by default one for each CPU, from 2 to 8.
+        Threads that each take recordings from decoding to the network; by default as many as PyTorch uses
+        (`torch.get_num_threads`), or one for each core if the network runs on a GPU. Vectors do not depend on it.
     batch_size : int, optional
         Most windows in one batch of the network, by default 16. It changes speed and memory, not vectors.
     progress : bool, optional

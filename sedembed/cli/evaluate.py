@@ -43,7 +43,7 @@ def register(add: AddCommand) -> None:
         choices=["standardize+l2", "l2", "none"],
         help="before the classifier (default: as in the paper, l2 for WEANet, else standardize+l2)",
     )
-    sub.add_argument("--workers", type=int, help="decoder threads (default: by the number of cores)")
+    sub.add_argument("--workers", type=int, help="threads (default: by the number of cores)")
     sub.add_argument("--batch-size", type=int, help="most windows of one batch (default: 16)")
     sub.add_argument("--json", action="store_true", help="print the result as JSON")
 

@@ -26,7 +26,7 @@ def register(add: AddCommand) -> None:
     sub.add_argument("-o", "--out", required=True, type=Path, help="directory of the store; run again to continue")
     add_model(sub)
     sub.add_argument("--frames", action="store_true", help="keep the frame embeddings too")
-    sub.add_argument("--workers", type=int, help="decoder threads (default: by the number of cores)")
+    sub.add_argument("--workers", type=int, help="threads (default: by the number of cores)")
     sub.add_argument("--batch-size", type=int, help="most windows of one batch (default: 16)")
     sub.add_argument(
         "--shard",

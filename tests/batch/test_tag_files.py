@@ -118,16 +118,16 @@ class TestTagFiles:
         monkeypatch: pytest.MonkeyPatch,
         tmp_path: Path,
     ) -> None:
-        run = Runner.run
+        submit = Runner.submit
 
         def broken(self: Runner, features: Any, **options: Any) -> Any:
-            results = run(self, features, **options)
+            results = submit(self, features, **options)()
             for item, result in zip(features, results, strict=True):
                 if len(item) == 13 and result.pool_terms is not None:  # that of 0.3 s
                     result.pool_terms[0][5] = np.nan
-            return results
+            return lambda: results
 
-        monkeypatch.setattr(Runner, "run", broken)
+        monkeypatch.setattr(Runner, "submit", broken)
         folder, paths = sounds
         probabilities, failures = tag_files(folder, paths, tmp_path / "tags", untrained_embedder, progress=False)
         assert {path: error for path, (error, _) in failures.items()} == {
