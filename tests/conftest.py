@@ -125,7 +125,7 @@ def write_esc50() -> Callable[..., Path]:
                         wave = 0.3 * tone + wave / 50
                     soundfile.write(folder / "audio" / name.replace(".wav", suffix), wave, 16_000)
                     row = {"filename": name, "fold": fold, "target": target, "category": f"class {target}"}
-                    rows.append({**row, "esc10": False, "src_file": 100 + target, "take": take})
+                    rows.append({**row, "esc10": False, "src_file": 100 * fold + target, "take": take})
         with (folder / "meta" / "esc50.csv").open("w", newline="") as stream:
             writer = csv.DictWriter(stream, list(rows[0]))
             writer.writeheader()

@@ -45,11 +45,14 @@ class Batch:
         In [0, 1].
     seconds : float
         Sound in the step, of all processes.
+    lengths : torch.Tensor, int64, shape (clips,)
+        Feature frames of each clip; silence follows.
     """
 
     features: torch.Tensor
     targets: torch.Tensor
     seconds: float
+    lengths: torch.Tensor
 
 
 class BatchMaker:
@@ -65,10 +68,19 @@ class BatchMaker:
         Its normalisation and front end.
     processes : Processes
         Who shares each batch.
+    pad : bool
+        Whether silence follows clips that are shorter than the crops; else a batch is as long as its longest clip.
     """
 
     def __init__(
-        self, config: TrainConfig, clips: ClipSet, features: FeatureStore, network: Backbone, processes: Processes
+        self,
+        config: TrainConfig,
+        clips: ClipSet,
+        features: FeatureStore,
+        network: Backbone,
+        processes: Processes,
+        *,
+        pad: bool = True,
     ) -> None:
         if len(features) != len(clips):
             raise DatasetError(f"Expected features of the {len(clips)} training clips, got those of {len(features)}.")
@@ -86,6 +98,7 @@ class BatchMaker:
         own, chosen = network.spec_augment_fill, config.spec_augment_fill
         self._fill: float | Literal["zero", "mean"] = own if chosen is None else chosen
         self._frames = None if config.seconds is None else count_frames(network, config.seconds)
+        self._pad = pad and self._frames is not None
         self._mean = network.mean.detach().cpu().numpy()
         self._std = network.std.detach().cpu().numpy()
 
@@ -99,7 +112,7 @@ class BatchMaker:
         if self._frames is not None:
             start = int(rng.integers(max(0, len(features) - self._frames) + 1))
             features = features[start : start + self._frames]
-            short = self._frames - len(features)
+            short = self._frames - len(features) if self._pad else 0
             features = np.concatenate((features, np.broadcast_to(silence, (short, len(silence)))))
         normalised = np.asarray((features - self._mean) / self._std, np.float32)
         if config.spec_augment:
@@ -133,7 +146,7 @@ class BatchMaker:
     def collate(self, items: list[tuple[NDArray[np.float32], int, NDArray[np.float32]]]) -> Batch:
         """Put items of `item` into one batch, as long as the longest item of any process."""
         longest = max(len(features) for features, _, _ in items)
-        if self._frames is None:
+        if not self._pad:
             longest = max(self._processes.gather(longest))
         batch = np.empty((len(items), longest, items[0][0].shape[1]), np.float32)
         for row, (features, _, silence) in zip(batch, items, strict=True):
@@ -141,4 +154,5 @@ class BatchMaker:
             row[len(features) :] = silence
         targets = self._clips.targets[[index for _, index, _ in items]]
         seconds = self._config.batch_size * longest / self._rate
-        return Batch(torch.from_numpy(batch), torch.from_numpy(targets), seconds)
+        lengths = torch.tensor([len(features) for features, _, _ in items])
+        return Batch(torch.from_numpy(batch), torch.from_numpy(targets), seconds, lengths)

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from sedembed.errors import MissingFileError, ProbeError
 
-__all__ = ["Aligned", "LabelTable", "indicator", "read_labels"]
+__all__ = ["Aligned", "LabelTable", "indicator", "label_by_folder", "read_labels"]
 
 logger = logging.getLogger(__name__)
 
@@ -194,6 +194,36 @@ def indicator(labels: Sequence[tuple[str, ...]], classes: Sequence[str]) -> NDAr
                 )
             found[row, columns[name]] = True
     return found
+
+
+def label_by_folder(paths: Sequence[str]) -> LabelTable:
+    """Label recordings by the first folder of their paths: ``dog/001.wav`` is a dog.
+
+    Parameters
+    ----------
+    paths : sequence of str
+        Relative, with forward slashes. Those in no folder get no label and are left out, with a warning in the log.
+
+    Returns
+    -------
+    LabelTable
+        In the order given.
+
+    Raises
+    ------
+    ProbeError
+        If the folders are fewer than two.
+    """
+    inside = [path for path in paths if "/" in path]
+    folders = [path.split("/", 1)[0] for path in inside]
+    if len(set(folders)) < 2:
+        raise ProbeError(
+            f"Expected a folder for each class, such as dog/001.wav and cat/001.wav, got {len(set(folders))} among "
+            f"{len(paths)} recordings. Sort them into folders, or give a CSV of path,label."
+        )
+    if len(inside) < len(paths):
+        logger.warning("%d recordings are in no folder of a class and were left out", len(paths) - len(inside))
+    return LabelTable(inside, [(name,) for name in folders], False, {}, "the folders")
 
 
 def read_labels(path: str | os.PathLike[str]) -> LabelTable:

@@ -58,7 +58,7 @@ def inner_splits(known: Labels, groups: Any, cv: Any, *, once: bool, random_stat
         parts = min(parts, len(np.unique(groups)))
         if parts < 2:
             raise InvalidArgumentError("groups must have at least 2 values, so that one can be left out; got one")
-    elif y.ndim == 1:
+    if y.ndim == 1:
         parts = min(parts, int(np.bincount(y).max()))
     parts = min(parts, len(usable))
     if parts < 2:

@@ -1,0 +1,76 @@
+"""The settings of a fine-tuning."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import Annotated, Any, Literal
+
+from sedembed._utils.schema import Range, check_fields
+
+__all__ = ["FinetuneConfig"]
+
+
+@dataclass(frozen=True)
+class FinetuneConfig:
+    """What decides the result of a fine-tuning, apart from the recordings and the network.
+
+    Parameters
+    ----------
+    epochs : int
+        Most passes over the recordings.
+    patience : int
+        Training stops after so many epochs without a better validation score.
+    validation_share : float
+        Share of the recordings that is held out to choose the epoch.
+    batch_size : int
+        Recordings of one step.
+    seconds : float
+        Longer recordings are cropped at random to this length.
+    learning_rate, head_learning_rate : float
+        Of AdamW for the network and for the classifier, after a warm-up of one epoch; then half a cosine down to zero.
+    weight_decay : float
+        Of AdamW, for the matrices.
+    gradient_norm : float
+        Larger gradients are scaled down to this norm.
+    mixup : float
+        Pairs of recordings of a batch are mixed, features and targets alike, with weights of the beta distribution with
+        both parameters so; 0: never.
+    label_smoothing : float
+        Share of each target that all classes get alike; recordings with several labels keep theirs.
+    spec_augment : bool
+        Mask one band of bins and one interval of time in each recording.
+    precision : {"float32", "bfloat16"}
+        bfloat16: where autocast allows it. The classifier stays in float32.
+    checkpoint_every : int
+        Steps from one checkpoint to the next.
+    seed : int
+        Of the held-out part, the order, crops and masks.
+
+    Raises
+    ------
+    ValueError
+        If a value is out of its range.
+    """
+
+    epochs: Annotated[int, Range(1)] = 10
+    patience: Annotated[int, Range(1)] = 3
+    validation_share: Annotated[float, Range(0, 0.5, open=True)] = 0.1
+    batch_size: Annotated[int, Range(1)] = 32
+    seconds: Annotated[float, Range(0, open=True)] = 10.0
+    learning_rate: Annotated[float, Range(0, open=True)] = 1e-4
+    head_learning_rate: Annotated[float, Range(0, open=True)] = 1e-3
+    weight_decay: Annotated[float, Range(0)] = 1e-4
+    gradient_norm: Annotated[float, Range(0, open=True)] = 1.0
+    mixup: Annotated[float, Range(0)] = 0.5
+    label_smoothing: Annotated[float, Range(0, 1)] = 0.1
+    spec_augment: bool = True
+    precision: Literal["float32", "bfloat16"] = "float32"
+    checkpoint_every: Annotated[int, Range(1)] = 100
+    seed: Annotated[int, Range(0)] = 0
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+
+    def as_table(self) -> dict[str, Any]:
+        """All settings as plain values for JSON."""
+        return {item.name: getattr(self, item.name) for item in fields(self)}

@@ -1,0 +1,177 @@
+"""Tests of fine-tuning."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+import sedembed
+from sedembed._training import finetune as module
+from sedembed._training.finetune import finetune, pool_embedding
+from sedembed._training.finetune_config import FinetuneConfig
+from sedembed.cli.main import main
+from sedembed.errors import DatasetError, InvalidArgumentError, ProbeError
+
+SHORT: dict[str, Any] = {
+    "batch_size": 4,
+    "epochs": 3,
+    "validation_share": 0.25,
+    "device": "cpu",
+    "workers": 1,
+    "learning_rate": 3e-3,
+    "mixup": 0.0,
+}
+
+
+@pytest.fixture(scope="module")
+def tones(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Sixteen tones of up to a second in a folder for each of two classes, one of them unreadable."""
+    folder, rng = tmp_path_factory.mktemp("tones"), np.random.default_rng(0)
+    for i in range(16):
+        name, pitch = (("low", 300), ("high", 3000))[i % 2]
+        (folder / name).mkdir(exist_ok=True)
+        t = np.arange(8_000 + 500 * i) / 16_000
+        soundfile.write(
+            folder / name / f"{i}.wav", 0.3 * np.sin(2 * np.pi * pitch * t) + rng.normal(0, 0.01, len(t)), 16_000
+        )
+    (folder / "low" / "broken.wav").write_text("no sound")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def result(tones: Path, small_weanet_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> module.Finetuned:
+    return finetune(tones, "folder", tmp_path_factory.mktemp("whole") / "out", small_weanet_dir, **SHORT)
+
+
+class TestResult:
+    def test_scores_are_those_of_the_written_model(self, result: module.Finetuned, tones: Path) -> None:
+        assert (result.metric, result.training, result.validation) == ("accuracy", 12, 4)
+        assert result.after > result.before
+        model = sedembed.load_model(result.model, device="cpu")
+        probe = sedembed.LinearProbe.load(result.model / "probe")
+        probe.check_model(model)
+        assert probe.classes_.tolist() == ["high", "low"]
+        names = sorted(str(path.relative_to(tones)) for path in tones.rglob("*.wav") if path.stem != "broken")
+        right = probe.predict(model.embed([tones / name for name in names])) == [name.split("/")[0] for name in names]
+        assert (1.0 - result.after) * result.validation <= (~right).sum() <= 1
+
+    def test_the_backbone_is_trained_and_statistics_stay(
+        self, result: module.Finetuned, small_weanet_dir: Path
+    ) -> None:
+        assert result.epoch > 0
+        old, new = (sedembed.load_network(path).state_dict() for path in (small_weanet_dir, result.model))
+        moved = {key for key in old if not torch.equal(old[key], new[key])}
+        assert any(key.endswith("conv.weight") or ".0.weight" in key for key in moved)
+        assert not {key for key in moved if "running" in key}
+        # What names events has no part in the embedding.
+        assert torch.equal(
+            sedembed.load_network(result.model).event_layer.weight,
+            sedembed.load_network(small_weanet_dir).event_layer.weight,
+        )
+
+    def test_the_log_and_what_could_not_be_read(self, result: module.Finetuned) -> None:
+        run = result.model / "training"
+        rows = list(csv.DictReader((run / "log.csv").read_text().splitlines()))
+        assert [int(row["epoch"]) for row in rows] == list(range(1, result.epochs + 1))
+        assert "broken.wav" in (run / "unreadable.csv").read_text()
+        assert not (run / "checkpoint.pt").exists()
+        assert not (run / "features").exists()
+
+    def test_a_finished_run_is_returned(
+        self, result: module.Finetuned, tones: Path, small_weanet_dir: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(module._Finetuning, "_prepare", lambda self: pytest.fail("trained again"))
+        assert finetune(tones, "folder", result.model, small_weanet_dir, **SHORT) == result
+        with pytest.raises(DatasetError, match="other settings"):
+            finetune(tones, "folder", result.model, small_weanet_dir, **{**SHORT, "epochs": 4})
+
+
+def test_an_interrupted_run_goes_on_to_the_same_result(
+    result: module.Finetuned, tones: Path, small_weanet_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(FinetuneConfig, "checkpoint_every", 1)
+    update, calls = module._Finetuning._update, []
+
+    def interrupted(self: Any, batch: Any) -> Any:
+        calls.append(self.step)
+        if len(calls) == 5:
+            raise KeyboardInterrupt
+        return update(self, batch)
+
+    monkeypatch.setattr(module._Finetuning, "_update", interrupted)
+    settings = {**SHORT, "checkpoint_every": 1}
+    with pytest.raises(KeyboardInterrupt, match="at step 4 of 9; run the same command again"):
+        finetune(tones, "folder", tmp_path / "out", small_weanet_dir, **settings)
+    again = finetune(tones, "folder", tmp_path / "out", small_weanet_dir, **settings)
+    assert calls[4:6] == [4, 4]
+    assert again[1:] == result[1:]
+    for name in ("model.safetensors", "probe/probe.safetensors"):
+        assert (again.model / name).read_bytes() == (result.model / name).read_bytes()
+
+
+def test_several_labels_and_groups(tones: Path, small_weanet_dir: Path, tmp_path: Path) -> None:
+    table = tmp_path / "labels.csv"
+    names = sorted(str(path.relative_to(tones)) for path in tones.rglob("*.wav") if path.stem != "broken")
+    lines = [f"{name},{name.split('/')[0]}{';tone' if i % 2 else ''},{i // 2}" for i, name in enumerate(names)]
+    table.write_text("\n".join(["path,label,tape", *lines, "absent.wav,low;tone,9"]) + "\n")
+    done = finetune(tones, table, tmp_path / "out", small_weanet_dir, group="tape", **{**SHORT, "epochs": 1})
+    assert (done.metric, done.training + done.validation) == ("map", 16)
+    assert done.validation % 2 == 0
+    probe = sedembed.LinearProbe.load(done.model / "probe")
+    assert probe.classes_.tolist() == ["high", "low", "tone"]
+    assert probe.multilabel_
+
+
+@pytest.mark.parametrize(
+    ("model", "samples"),
+    [("small_weanet_dir", (20_000, 14_000, 17_000)), ("untrained_model_dir", (4_000, 2_000, 3_100))],
+)
+def test_embeddings_with_gradients_are_those_of_the_embedder(
+    model: str, samples: tuple[int, ...], request: pytest.FixtureRequest
+) -> None:
+    path = request.getfixturevalue(model)
+    rng, network = np.random.default_rng(0), sedembed.load_network(path)
+    sounds = [rng.normal(0, 0.1, length).astype(np.float32) for length in samples]
+    features = [network.features(torch.from_numpy(sound)) for sound in sounds]
+    lengths = torch.tensor([len(item) for item in features])
+    output = network(torch.nn.utils.rnn.pad_sequence(features, batch_first=True), lengths)
+    pooled = pool_embedding(network, output.frames, output.lengths)
+    np.testing.assert_allclose(pooled.detach().numpy(), sedembed.load_model(path, "cpu").embed(sounds), atol=2e-5)
+
+
+class TestRefusals:
+    def test_settings(self, tones: Path, tmp_path: Path) -> None:
+        with pytest.raises(InvalidArgumentError, match="Unknown setting 'epoch'"):
+            finetune(tones, "folder", tmp_path / "out", epoch=3)
+        with pytest.raises(InvalidArgumentError, match="epochs"):
+            finetune(tones, "folder", tmp_path / "out", epochs=0)
+
+    def test_folders(self, tones: Path, tmp_path: Path) -> None:
+        with pytest.raises(ProbeError, match="a folder for each class"):
+            finetune(tones / "low", "folder", tmp_path / "out")
+        (tmp_path / "out").mkdir()
+        (tmp_path / "out" / "thesis.txt").touch()
+        with pytest.raises(DatasetError, match="something other"):
+            finetune(tones, "folder", tmp_path / "out")
+
+    def test_too_few(self, tones: Path, small_weanet_dir: Path, tmp_path: Path) -> None:
+        (tmp_path / "labels.csv").write_text("path,label\nlow/0.wav,low\nhigh/1.wav,high\n")
+        with pytest.raises(DatasetError, match=r"too few|part that is held out"):
+            finetune(tones, tmp_path / "labels.csv", tmp_path / "out", small_weanet_dir, **SHORT)
+
+
+def test_command(tones: Path, small_weanet_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["finetune", tones, "--labels", "folder", "-o", tmp_path / "out", "--model", small_weanet_dir, "--json"]
+    command += ["--epochs", 1, "--batch-size", 8, "--device", "cpu", "--seed", 3, "--workers", 1]
+    assert main([str(part) for part in command]) == 1  # one recording cannot be decoded
+    told = capsys.readouterr()
+    assert "unreadable.csv" in told.err
+    assert json.loads(told.out)["training"] + json.loads(told.out)["validation"] == 16
+    assert json.loads((tmp_path / "out" / "training" / "config.json").read_text())["seed"] == 3
