@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 import json
 import logging
 import math
 import os
 import re
+import shlex
 import time
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -20,6 +22,7 @@ from numpy.typing import NDArray
 from sedembed._evaluation.fits import Fit, Problem, name_some, run_rounds
 from sedembed._evaluation.tasks.base import Clip, Contents, Task
 from sedembed._utils.files import write_atomic
+from sedembed._utils.machine import describe_machine
 from sedembed._utils.text import did_you_mean
 from sedembed._utils.versions import list_versions
 from sedembed.errors import DatasetError, InvalidArgumentError, NotAFolderError
@@ -29,7 +32,7 @@ if TYPE_CHECKING:
     from sedembed.embedder import Embedder
     from sedembed.store.store import EmbeddingStore
 
-__all__ = ["Normalize", "evaluate", "find_data", "find_task", "list_tasks"]
+__all__ = ["Normalize", "digest_clips", "evaluate", "find_data", "find_task", "list_tasks"]
 
 logger = logging.getLogger(__name__)
 
@@ -164,6 +167,9 @@ def evaluate(
         - ``versions``: of Python and packages;
         - ``seconds``: time it took, not counting what an earlier run embedded;
         - ``model_sha256``, ``precision``, ``normalize``, ``repeats``: what else the score depends on;
+        - ``command``: the shell command that repeats it, with the name of the data folder only; ``seed``: of the first
+          repeat, one more for each further one; ``clips_sha256``: of the list of clips used, as `digest_clips` says;
+          ``hardware``: as `describe_machine` says, with ``device`` and ``engine``;
         - ``missing_paths``: those that are not there; ``failures``: those that cannot be read, with the reason;
         - ``excluded``: clips known to be broken, with the reason; ``extra``: number of files that no metadata name;
         - ``notes``: what a reader of the score should know.
@@ -233,6 +239,10 @@ def evaluate(
         "precision": model.precision,
         "normalize": chain,
         "repeats": repeats,
+        "command": _command(task, data, model, partial, repeats, normalize),
+        "seed": 0,
+        "clips_sha256": digest_clips(data, clips),
+        "hardware": {**describe_machine(), "device": str(model.device), "engine": model.engine},
         "paper_other_metrics": {name: _of_model(scores, model) for name, scores in task.paper_other.items()},
         "missing_paths": list(contents.missing),
         "failures": failures,
@@ -352,6 +362,32 @@ def _summarise(task: Task, fits: Sequence[Fit], classes: Sequence[str]) -> dict[
         "other_metrics": others,
         "per_class": {label: _mean([fit.per_class[i] for fit in fits]) for i, label in enumerate(classes)},
     }
+
+
+def digest_clips(data: Path, clips: Iterable[Clip]) -> str:
+    """Sha256 of the list of clips: one line each of path, bytes, part and labels, separated by tabs, by path.
+
+    Two copies of a data set with the same digest hold files of the same names and sizes, with the same labels and
+    splits. Contents are not read: AudioSet would take hours.
+    """
+    lines = sorted(
+        f"{clip.path}\t{(data / clip.path).stat().st_size}\t{clip.part}\t{';'.join(clip.labels)}\n" for clip in clips
+    )
+    return hashlib.sha256("".join(lines).encode(errors="surrogateescape")).hexdigest()
+
+
+def _command(task: Task, data: Path, model: Embedder, partial: bool, repeats: int, normalize: Normalize | None) -> str:
+    """Shell command that gives this result; options at their defaults are left out."""
+    options = {
+        "--data": data.name,
+        "--model": model.record.name,
+        "--precision": model.precision if model.precision != "float32" else "",
+        "--engine": model.engine if model.engine != "torch" else "",
+        "--repeats": str(repeats) if repeats > 1 else "",
+        "--normalize": normalize or "",
+    }
+    given = [word for option, value in options.items() if value for word in (option, value)]
+    return shlex.join(["sedembed", "evaluate", task.name, *given, *(["--partial"] if partial else [])])
 
 
 def _mean(values: Sequence[float]) -> float | None:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
+import hashlib
 import json
+import shlex
 import shutil
 import subprocess
 import sys
@@ -19,6 +22,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import Normalizer, StandardScaler
 
 from sedembed._evaluation import evaluate as engine
+from sedembed._evaluation.evaluate import find_task
 from sedembed._evaluation.tasks.base import Clip, Round, Task
 from sedembed.cli.main import main
 from sedembed.embedder import Embedder, load_model
@@ -57,7 +61,8 @@ FIELDS = [
 
 
 FURTHER = [
-    "model_sha256", "precision", "normalize", "repeats", "paper_other_metrics", "missing_paths", "failures",
+    "model_sha256", "precision", "normalize", "repeats", "command", "seed", "clips_sha256", "hardware",
+    "paper_other_metrics", "missing_paths", "failures",
     "excluded", "extra", "notes",
 ]  # fmt: skip
 
@@ -93,6 +98,35 @@ class TestResult:
         assert (result["normalize"], result["repeats"]) == ("standardize+l2", 1)
         assert (result["missing_paths"], result["failures"], result["excluded"]) == ([], {}, {})
         assert (result["extra"], result["notes"]) == (0, [])
+
+    def test_it_says_how_to_repeat_it(self, finished: Path, untrained_embedder: Embedder):
+        result = written(finished, "folds")
+        assert shlex.split(result["command"]) == [
+            "sedembed", "evaluate", "folds", "--data", "plain", "--model", untrained_embedder.record.name,
+        ]  # fmt: skip
+        assert result["seed"] == 0
+        assert {"system", "processor", "cores", "threads", "gpus", "device"} <= result["hardware"].keys()
+        assert result["hardware"]["device"] == "cpu"
+
+    def test_digest_of_the_clips(self, finished: Path, plain: Path):
+        rows = sorted(read_rows(plain), key=lambda row: row["path"])
+        sizes = [(plain / row["path"]).stat().st_size for row in rows]
+        listed = [
+            f"{row['path']}\t{size}\t{row['part']}\t{row['labels']}\n" for row, size in zip(rows, sizes, strict=True)
+        ]
+        expected = hashlib.sha256("".join(listed).encode()).hexdigest()
+        assert written(finished, "folds")["clips_sha256"] == expected
+        clips = find_task("folds").read(plain).clips
+        assert engine.digest_clips(plain, clips[::-1]) == expected
+        assert engine.digest_clips(plain, clips[1:]) != expected
+        assert engine.digest_clips(plain, [dataclasses.replace(clips[0], part="z"), *clips[1:]]) != expected
+
+    def test_options_are_part_of_the_command(self, untrained_embedder: Embedder):
+        options = (find_task("folds"), Path("/some/my data"), untrained_embedder, True, 3, "l2")
+        assert shlex.split(engine._command(*options))[3:] == [
+            "--data", "my data", "--model", untrained_embedder.record.name, "--repeats", "3", "--normalize", "l2",
+            "--partial",
+        ]  # fmt: skip
 
     def test_scores_are_those_of_scikit_learn(self, finished: Path, plain: Path):
         result, store = written(finished, "folds"), open_store(finished / "results" / "stores" / "folds-untrained")
