@@ -1,0 +1,1 @@
+"""Encoders for the benchmarks of others: X-ARES and MTEB. That of HEAR is `sedembed.hear`."""

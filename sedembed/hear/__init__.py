@@ -1,0 +1,1 @@
+"""The interface of the HEAR benchmark: the modules `talnet` and `weanet`."""
