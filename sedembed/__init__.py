@@ -31,6 +31,7 @@ _PUBLIC = {
     "open_store": "sedembed.store.store",
     "register_model": "sedembed.models.registry",
     "save_pretrained": "sedembed.models.weights",
+    "show_versions": "sedembed._utils.machine",
 }
 
 __version__ = "0.1.0"

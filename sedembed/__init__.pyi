@@ -1,5 +1,6 @@
 from sedembed._training.finetune import Finetuned as Finetuned
 from sedembed._training.finetune import finetune as finetune
+from sedembed._utils.machine import show_versions as show_versions
 from sedembed.batch.embed_folder import embed_folder as embed_folder
 from sedembed.detection.events import Event as Event
 from sedembed.embedder import Embedder as Embedder

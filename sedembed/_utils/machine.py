@@ -7,8 +7,15 @@ import platform
 from pathlib import Path
 from typing import Any
 
-__all__ = ["describe_machine"]
+from sedembed._utils.versions import list_versions
 
+__all__ = ["CORE_PACKAGES", "OPTIONAL_PACKAGES", "describe_machine", "show_versions"]
+
+CORE_PACKAGES = (
+    "torch", "numpy", "librosa", "soundfile", "soxr", "huggingface-hub", "safetensors", "scikit-learn", "scipy",
+    "threadpoolctl", "tqdm", "pyarrow", "filelock",
+)  # fmt: skip
+OPTIONAL_PACKAGES = ("matplotlib", "av", "openvino", "onnx", "ray", "tensorboard")
 _CPUINFO = Path("/proc/cpuinfo")
 
 
@@ -44,3 +51,16 @@ def _processor() -> str:
         lines = []
     named = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
     return next(named, "") or platform.processor() or "unknown"
+
+
+def show_versions() -> None:
+    """Print the versions of sedembed, of what it depends on and of optional packages, and the machine.
+
+    For reports of errors. It names no host, user or path.
+
+    Examples
+    --------
+    >>> show_versions()  # doctest: +SKIP
+    """
+    for name, value in {**list_versions(*CORE_PACKAGES, *OPTIONAL_PACKAGES), **describe_machine()}.items():
+        print(f"{name:<16} {', '.join(value) or 'none' if isinstance(value, list) else value}")  # noqa: T201

@@ -18,7 +18,7 @@ from sedembed.errors import SedembedError
 __all__ = ["main"]
 
 # Modules of `sedembed.cli`, in the order of the help text.
-_GROUPS = ("vectors", "events", "explore", "probe", "evaluate", "analyze", "finetune", "train")
+_GROUPS = ("vectors", "events", "explore", "probe", "evaluate", "analyze", "finetune", "train", "check")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
