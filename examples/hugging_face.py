@@ -20,7 +20,7 @@ class FeatureExtraction:
         self.model = sedembed.load_model(model, device=device)
 
     def __call__(self, inputs: Any, return_tensors: bool = False) -> Any:
-        """Frame features, (1, frames, size) for each input: a path, bytes, or {"array": …, "sampling_rate": …}."""
+        """Give frame features, (1, frames, size) for each input: a path, bytes, or {"array": …, "sampling_rate": …}."""
         if isinstance(inputs, (list, tuple)):
             return [self(item, return_tensors) for item in inputs]
         frames = self.model.embed_frames(inputs).embeddings[None]
@@ -28,7 +28,7 @@ class FeatureExtraction:
 
 
 def map_dataset(paths: list[str], model: sedembed.Embedder) -> Any:
-    """Data set of recordings with a column of embeddings; the cache of `datasets` keeps it."""
+    """Make a data set of recordings with a column of embeddings; the cache of `datasets` keeps it."""
     from datasets import Dataset
 
     recordings = Dataset.from_dict({"audio": paths})
