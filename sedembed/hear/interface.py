@@ -45,7 +45,7 @@ class HearModel(torch.nn.Module):
         self.scene_embedding_size = self.timestamp_embedding_size = self.embedder.embedding_size
 
     def _apply(self, *args: object, **options: object) -> HearModel:
-        super()._apply(*args, **options)  # type: ignore[arg-type]
+        super()._apply(*args, **options)  # type: ignore[no-untyped-call]
         device = self.get_buffer("_place").device
         if device != self.embedder.device:
             self.embedder = Embedder(self._network[0], self._record, device=device)
