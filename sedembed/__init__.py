@@ -34,11 +34,16 @@ _PUBLIC = {
     "show_versions": "sedembed._utils.machine",
 }
 
+# Modules that belong to the public names.
+_MODULES = ("ray",)
+
 __version__ = "0.1.0"
-__all__ = [*sorted(_PUBLIC), "__version__"]
+__all__ = [*sorted([*_PUBLIC, *_MODULES]), "__version__"]
 
 
 def __getattr__(name: str) -> Any:
+    if name in _MODULES:
+        return importlib.import_module(f"sedembed.{name}")
     if name not in _PUBLIC:
         raise AttributeError(f"module 'sedembed' has no attribute {name!r}; it has {', '.join(sorted(_PUBLIC))}")
     value = getattr(importlib.import_module(_PUBLIC[name]), name)

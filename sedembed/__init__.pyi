@@ -1,3 +1,4 @@
+from sedembed import ray as ray
 from sedembed._training.finetune import Finetuned as Finetuned
 from sedembed._training.finetune import finetune as finetune
 from sedembed._utils.machine import show_versions as show_versions

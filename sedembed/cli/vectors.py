@@ -22,17 +22,20 @@ __all__ = ["register"]
 def register(add: AddCommand) -> None:
     """Add the commands of this module."""
     sub = add("embed", _embed, "embed every recording of a folder into a store of vectors")
-    sub.add_argument("folder", metavar="FOLDER", type=Path)
+    sub.add_argument("folder", metavar="FOLDER", help="with --ray also a pattern or a URL, such as s3://bucket/*.flac")
     sub.add_argument("-o", "--out", required=True, type=Path, help="directory of the store; run again to continue")
     add_model(sub)
     sub.add_argument("--frames", action="store_true", help="keep the frame embeddings too")
-    sub.add_argument("--workers", type=int, help="threads (default: by the number of cores)")
+    sub.add_argument("--workers", type=int, help="threads, or actors with --ray (default: by the number of cores)")
     sub.add_argument("--batch-size", type=int, help="most windows of one batch (default: 16)")
     sub.add_argument(
         "--shard",
         metavar="I/N",
         type=_shard,
         help="only every N-th recording, beginning with the I-th (from 0), into a store of its own; see merge",
+    )
+    sub.add_argument(
+        "--ray", action="store_true", help="share the work among the machines of a Ray cluster (needs sedembed[ray])"
     )
     sub.add_argument("--json", action="store_true", help="print the summary as JSON")
 
@@ -71,6 +74,8 @@ def register(add: AddCommand) -> None:
 def _embed(options: argparse.Namespace) -> int:
     from sedembed.batch.embed_folder import embed_folder
 
+    if options.ray:
+        return _embed_by_ray(options)
     store = embed_folder(
         options.folder,
         options.out,
@@ -80,6 +85,16 @@ def _embed(options: argparse.Namespace) -> int:
         batch_size=options.batch_size,
         shard=options.shard,
     )
+    return _summarise(store, options, "embedded")
+
+
+def _embed_by_ray(options: argparse.Namespace) -> int:
+    from sedembed.ray import embed_dataset
+
+    for name in ("frames", "shard", "batch_size"):
+        if getattr(options, name):
+            raise InvalidArgumentError(f"--{name.replace('_', '-')} does not go with --ray; leave one of them out.")
+    store = embed_dataset(options.folder, options.out, load(options), options.workers)
     return _summarise(store, options, "embedded")
 
 

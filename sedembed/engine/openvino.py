@@ -87,7 +87,6 @@ class OpenVINONetwork:
 
     def __init__(self, network: Backbone, precision: Precision) -> None:
         self._network, self._precision = _Traced(network), precision
-        self._threads = torch.get_num_threads()
         self._prepare()
 
     def _prepare(self) -> None:
@@ -106,21 +105,22 @@ class OpenVINONetwork:
                 f"OpenVINO cannot convert this network ({type(error).__name__}: {str(error)[:200]}); use "
                 "engine='torch'."
             ) from error
+        threads = torch.get_num_threads()
         self._compiled = openvino.Core().compile_model(
             model,
             "CPU",
             {
                 # Said also for float32: where there are bfloat16 instructions, OpenVINO takes them unasked.
                 "INFERENCE_PRECISION_HINT": _HINTS[self._precision],
-                "INFERENCE_NUM_THREADS": self._threads,
-                "NUM_STREAMS": self._threads,
+                "INFERENCE_NUM_THREADS": threads,
+                "NUM_STREAMS": threads,
                 "ENABLE_CPU_PINNING": False,
             },
         )
         self._process, self._local = os.getpid(), threading.local()
 
     def __getstate__(self) -> dict[str, Any]:
-        return {name: self.__dict__[name] for name in ("_network", "_precision", "_threads")}
+        return {name: self.__dict__[name] for name in ("_network", "_precision")}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)

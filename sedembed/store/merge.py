@@ -19,7 +19,7 @@ from sedembed.store.manifest import Content
 from sedembed.store.store import EmbeddingStore, open_store
 from sedembed.store.writer import SHARD_ROWS, StoreWriter, refuse_others
 
-__all__ = ["merge_stores"]
+__all__ = ["RowBuffer", "merge_stores"]
 
 logger = logging.getLogger(__name__)
 
@@ -79,7 +79,7 @@ def merge_stores(
         writer.keep_failures(failures)
         for path, failure in failures.items():
             writer.fail(path, *failure)
-        batch = _Batch()
+        batch = RowBuffer()
         for number, source in enumerate(sources):
             for table, recordings, frames in source.tables(owners, number, writer.done):
                 batch.add(table, recordings, frames)
@@ -134,21 +134,23 @@ class _Source:
 
 
 @dataclass
-class _Batch:
-    """Rows that go into one file of the merged store."""
+class RowBuffer:
+    """Rows of other stores that go into one file of a store."""
 
     tables: list[pa.Table] = field(default_factory=list)
     recordings: list[_Recording] | None = field(default_factory=list)
     frames: list[Path] = field(default_factory=list)
     rows: int = 0
 
-    def add(self, table: pa.Table, recordings: list[_Recording] | None, frames: Sequence[Path]) -> None:
+    def add(self, table: pa.Table, recordings: list[_Recording] | None, frames: Sequence[Path] = ()) -> None:
+        """Take rows, what is known of their recordings, and files with their frames."""
         self.tables.append(table.replace_schema_metadata(None))
         self.rows += len(table)
         self.frames.extend(frames)
         self.recordings = None if recordings is None or self.recordings is None else self.recordings + recordings
 
     def write(self, writer: StoreWriter) -> None:
+        """Write the rows as one file, and begin anew."""
         if self.tables:
             writer.add_shard(pa.concat_tables(self.tables), self.recordings, self.frames)
         self.__init__()  # type: ignore[misc]

@@ -98,8 +98,10 @@ class TestFloat32:
         openvino = pair[1]
         runner = openvino.runner
         features = [runner.features(clip) for clip in (clips[3], clips[3][: 3 * len(clips[3]) // 4])]
-        together = runner._run_batch(features, probabilities=True)
-        for result, alone in zip(together, (runner._run_batch([item], True)[0] for item in features), strict=True):
+        together = runner.run(features, probabilities=True)
+        for result, alone in zip(
+            together, (runner.run([item], probabilities=True)[0] for item in features), strict=True
+        ):
             assert result.frames.shape == alone.frames.shape
             assert error(result.frames, alone.frames) < 1e-5
 
