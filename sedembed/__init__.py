@@ -29,6 +29,7 @@ _PUBLIC = {
     "load_model": "sedembed.embedder",
     "merge_stores": "sedembed.store.merge",
     "open_store": "sedembed.store.store",
+    "push_to_hub": "sedembed.models.weights",
     "register_model": "sedembed.models.registry",
     "save_pretrained": "sedembed.models.weights",
     "show_versions": "sedembed._utils.machine",

@@ -15,6 +15,7 @@ from sedembed.models.registry import describe_model as describe_model
 from sedembed.models.registry import list_models as list_models
 from sedembed.models.registry import register_model as register_model
 from sedembed.models.weights import load_network as load_network
+from sedembed.models.weights import push_to_hub as push_to_hub
 from sedembed.models.weights import save_pretrained as save_pretrained
 from sedembed.probe.probe import LinearProbe as LinearProbe
 from sedembed.store.merge import merge_stores as merge_stores

@@ -25,6 +25,7 @@ __all__ = [
     "StoreError",
     "UnreadableFileError",
     "UnsupportedFormatError",
+    "UploadError",
     "WeightsError",
     "WriteError",
 ]
@@ -99,6 +100,10 @@ class DownloadError(SedembedError, OSError):
 
 class OfflineError(DownloadError):
     """Weights that are not on this machine while connections are not allowed."""
+
+
+class UploadError(SedembedError, OSError):
+    """Weights or a probe that could not be published."""
 
 
 class StoreError(SedembedError, ValueError):

@@ -1,4 +1,4 @@
-"""Fetch weights from a Hugging Face hub, with no connection once they are in its cache."""
+"""Fetch weights from a Hugging Face hub, with no connection once they are in its cache, and publish them there."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from sedembed.errors import DownloadError, ModelNotFoundError, OfflineError
+from sedembed.errors import DownloadError, ModelNotFoundError, OfflineError, UploadError
 
-__all__ = ["fetch"]
+__all__ = ["fetch", "push_folder"]
 
 _URI = re.compile(r"(?!.*\.\.)hf://(?P<repo>[\w.-]+/[\w.-]+)(?:@(?P<revision>[\w./-]+))?")
 
@@ -75,6 +75,68 @@ def fetch(
     return repo, path
 
 
+def push_folder(
+    folder: Path,
+    uri: str,
+    *names: str,
+    private: bool = False,
+    message: str = "Upload with sedembed",
+    token: str | None = None,
+) -> str:
+    """Publish files of a folder as one commit of a repository, which is made if there is none.
+
+    Parameters
+    ----------
+    folder : Path
+        Where the files are.
+    uri : str
+        "org/repo", or "hf://org/repo[@revision]" for a branch that exists.
+    *names : str
+        The files.
+    private : bool
+        Whether a repository that is made is private.
+    message : str
+        Message of the commit.
+    token : str, optional
+        Access token; by default that of `hf auth login`.
+
+    Returns
+    -------
+    str
+        "hf://org/repo@commit", which `load_model` takes.
+
+    Raises
+    ------
+    ModelNotFoundError
+        If `uri` is not of that form.
+    OfflineError
+        If SEDEMBED_OFFLINE or HF_HUB_OFFLINE forbids connections.
+    UploadError
+        If publishing failed. Nothing is published in part: it is one commit.
+    """
+    match = _URI.fullmatch(uri if uri.startswith("hf://") else f"hf://{uri}")
+    if match is None:
+        raise ModelNotFoundError(f"Expected org/repo or hf://org/repo[@revision], got {uri!r}.")
+    reason = _offline_reason(False)
+    if reason:
+        raise OfflineError(f"Expected to be allowed to connect to publish {uri}, but {reason}; unset it.")
+    from huggingface_hub import CommitOperationAdd, HfApi
+
+    repo = match["repo"]
+    try:
+        with _no_telemetry():
+            api = HfApi(endpoint=os.environ.get("HF_ENDPOINT") or None, token=token, library_name="sedembed")
+            api.create_repo(repo, private=private, exist_ok=True)
+            additions = [CommitOperationAdd(name, folder / name) for name in names]
+            commit = api.create_commit(repo, additions, commit_message=message, revision=match["revision"])
+    except Exception as error:  # as in `_download`: errors without a common base
+        raise UploadError(
+            f"Could not publish {folder} as {repo}: {_say(error)}. Check the name, the token "
+            "(hf auth login) and the connection, then publish again."
+        ) from error
+    return f"hf://{repo}@{commit.oid}"
+
+
 def _offline_reason(local_files_only: bool) -> str:
     if local_files_only:
         return "local_files_only=True"
@@ -102,14 +164,17 @@ def _download(uri: str, repo: str, revision: str, names: tuple[str, ...], cache:
                 # The branch may move between two files: the second comes from the commit of the first.
                 revision = Path(path).parent.name
     except Exception as error:  # the client's own, its HTTP library's and the system's errors have no common base
-        causes = [f"{type(error).__name__}: {error}"]
-        if error.__cause__ is not None:
-            causes.append(f"{type(error.__cause__).__name__}: {error.__cause__}")
         raise DownloadError(
-            f"Could not fetch {name} of {uri}: {'; caused by '.join(causes)}. "
+            f"Could not fetch {name} of {uri}: {_say(error)}. "
             "Check the name, the revision and the connection, then load again."
         ) from error
     return Path(path)
+
+
+def _say(error: BaseException) -> str:
+    """Describe an error and what caused it."""
+    causes = [error, *([error.__cause__] if error.__cause__ is not None else [])]
+    return "; caused by ".join(f"{type(cause).__name__}: {str(cause).rstrip('.')}" for cause in causes)
 
 
 @contextmanager

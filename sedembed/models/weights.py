@@ -1,8 +1,7 @@
 """Find, check, load and save weights: a directory of `config.json`, `model.safetensors` and a model card.
 
 Only JSON and safetensors are read, so loading never runs code from a file. A directory that `save_pretrained` wrote can
-be shared as it is: `hf upload org/repo DIRECTORY` or `huggingface_hub.upload_folder`; others then load it with
-`hf://org/repo@revision`.
+be shared as it is, and `push_to_hub` does so; others then load it with `hf://org/repo@revision`.
 """
 
 from __future__ import annotations
@@ -12,6 +11,7 @@ import json
 import math
 import os
 import re
+import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.resources import files
@@ -29,9 +29,10 @@ from sedembed._utils.schema import from_table, read_json_object
 from sedembed.errors import InvalidArgumentError, ModelNotFoundError, WeightsError
 from sedembed.models import hub, registry
 from sedembed.models.base import Backbone
+from sedembed.models.card import Figures, format_card
 from sedembed.models.registry import ModelRecord, architecture_of, describe_model, list_architectures
 
-__all__ = ["Resolved", "describe_network", "load_config", "load_network", "resolve", "save_pretrained"]
+__all__ = ["Resolved", "describe_network", "load_config", "load_network", "push_to_hub", "resolve", "save_pretrained"]
 
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
@@ -39,14 +40,12 @@ CARD_FILE = "README.md"
 
 _BUFFERS = (".running_mean", ".running_var", ".num_batches_tracked")
 _PICKLES = {".pt", ".pth", ".bin", ".pkl", ".pickle", ".ckpt"}
-_CARD = """---
-library_name: sedembed
-tags: [audio, sound-event-detection, audioset]
----
+_CARD = """# {name}
+
 A {architecture} network of {classes} sound events, for the Python library sedembed:
 
     import sedembed
-    model = sedembed.load_model("path/to/this/directory")
+    model = sedembed.load_model("hf://org/repo")  # or the path of this directory
 """
 
 
@@ -225,6 +224,8 @@ def save_pretrained(
     *,
     card: str | None = None,
     dtype: torch.dtype = torch.float32,
+    figures: Figures | None = None,
+    licence: str = "",
 ) -> Path:
     """Write a network as a directory that `load_model` takes and that can be uploaded as it is.
 
@@ -238,6 +239,10 @@ def save_pretrained(
         Text of the model card `README.md`; by default an existing one stays, else a minimal one is written.
     dtype : torch.float32 or torch.float16
         Type of matrices in the file. Vectors stay float32: they are few, and running variances overflow float16.
+    figures : mapping, optional
+        Measured figures for the ``model-index`` of the default card: ``{"ESC-50": {"accuracy": 0.9}}``.
+    licence : str
+        For the default card, as the hub writes it: "cc-by-nc-4.0".
 
     Returns
     -------
@@ -270,9 +275,62 @@ def save_pretrained(
     write_atomic(directory / WEIGHTS_FILE, data)
     write_atomic(directory / CONFIG_FILE, text)
     if card is not None or not (directory / CARD_FILE).exists():
-        card = card or _CARD.format(architecture=config.architecture, classes=config.classes)
-        write_atomic(directory / CARD_FILE, card)
+        body = _CARD.format(name=directory.name, architecture=config.architecture, classes=config.classes)
+        tags = ("sound-event-detection", "audioset", "embeddings")
+        write_atomic(
+            directory / CARD_FILE,
+            card or format_card(directory.name, body, tags=tags, licence=licence, figures=figures),
+        )
     return directory
+
+
+def push_to_hub(
+    network: Backbone | str | os.PathLike[str],
+    repo: str,
+    *,
+    private: bool = False,
+    message: str = "Upload a network with sedembed",
+    token: str | None = None,
+    **options: Any,
+) -> str:
+    """Publish a network on a Hugging Face hub: config.json, model.safetensors and the model card, in one commit.
+
+    Parameters
+    ----------
+    network : Backbone, or path
+        A network, or a directory that `save_pretrained` wrote.
+    repo : str
+        "org/repo"; made if it is not there.
+    private : bool
+        Whether a repository that is made is private.
+    message : str
+        Message of the commit.
+    token : str, optional
+        Access token; by default that of `hf auth login`.
+    **options
+        Of `save_pretrained`, for a network: card, dtype, figures, licence.
+
+    Returns
+    -------
+    str
+        "hf://org/repo@commit", which `load_model` takes.
+
+    Raises
+    ------
+    WeightsError
+        If the directory holds no network, or the network cannot be saved.
+    UploadError, OfflineError
+        If publishing failed, or is not allowed.
+    """
+    if not isinstance(network, Backbone):
+        directory = Path(network).expanduser()
+        _from_path(directory)  # nothing that `load_model` would refuse is published
+        names = [name for name in (CONFIG_FILE, WEIGHTS_FILE, CARD_FILE) if (directory / name).is_file()]
+        return hub.push_folder(directory, repo, *names, private=private, message=message, token=token)
+    with tempfile.TemporaryDirectory() as place:
+        directory = save_pretrained(network, Path(place) / repo.split("@")[0].rpartition("/")[2], **options)
+        names = [CONFIG_FILE, WEIGHTS_FILE, CARD_FILE]
+        return hub.push_folder(directory, repo, *names, private=private, message=message, token=token)
 
 
 def assemble(config: Any, state: Mapping[str, torch.Tensor], where: str) -> Backbone:

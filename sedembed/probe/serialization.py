@@ -20,11 +20,13 @@ from sedembed._utils.schema import is_finite, read_json_object
 from sedembed._utils.versions import list_versions
 from sedembed.errors import ProbeError
 
-__all__ = ["SavedProbe", "read_probe", "write_probe"]
+__all__ = ["HUB_FILES", "SavedProbe", "read_probe", "write_probe"]
 
 FORMAT_VERSION = 1
 JSON_FILE = "probe.json"
 TENSORS_FILE = "probe.safetensors"
+# As hubs name them.
+HUB_FILES = ("config.json", "model.safetensors")
 # Of this machine or of one fit: not part of what a probe is.
 _NOT_SAVED = ("cv", "device", "progress")
 _TENSORS = ("coef", "intercept", "mean", "scale")
@@ -64,9 +66,24 @@ class SavedProbe:
     model: dict[str, Any] | None
 
 
-def write_probe(saved: SavedProbe, path: Path) -> Path:
-    """Write a fitted probe; what was there is replaced in one step."""
-    if path.exists() and (not path.is_dir() or (any(path.iterdir()) and not (path / JSON_FILE).exists())):
+def write_probe(
+    saved: SavedProbe, path: Path, names: tuple[str, str] = (JSON_FILE, TENSORS_FILE), card: str | None = None
+) -> Path:
+    """Write a fitted probe; what was there is replaced in one step.
+
+    Parameters
+    ----------
+    saved : SavedProbe
+        The probe.
+    path : Path
+        The directory.
+    names : (str, str)
+        Of the description and of the tensors.
+    card : str, optional
+        Model card, written as README.md.
+    """
+    json_file, tensors_file = names
+    if path.exists() and (not path.is_dir() or (any(path.iterdir()) and not (path / json_file).exists())):
         raise ProbeError(f"{path} is there and is not a probe; choose another directory.")
     tensors = save(saved.tensors)
     parameters = {name: _plain(value) for name, value in saved.parameters.items() if name not in _NOT_SAVED}
@@ -88,8 +105,10 @@ def write_probe(saved: SavedProbe, path: Path) -> Path:
     partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}.partial")
     try:
         partial.mkdir(parents=True)
-        (partial / TENSORS_FILE).write_bytes(tensors)
-        (partial / JSON_FILE).write_text(json.dumps(description, indent=2, ensure_ascii=False) + "\n", "utf-8")
+        (partial / tensors_file).write_bytes(tensors)
+        (partial / json_file).write_text(json.dumps(description, indent=2, ensure_ascii=False) + "\n", "utf-8")
+        if card is not None:
+            (partial / "README.md").write_text(card, "utf-8")
         if path.exists():
             old = path.with_name(f".{path.name}.{uuid.uuid4().hex}.old")
             path.rename(old)
@@ -104,8 +123,8 @@ def write_probe(saved: SavedProbe, path: Path) -> Path:
     return path
 
 
-def read_probe(path: Path) -> SavedProbe:
-    """Read what `write_probe` wrote.
+def read_probe(path: Path, names: tuple[str, str] = (JSON_FILE, TENSORS_FILE)) -> SavedProbe:
+    """Read what `write_probe` wrote under these names.
 
     Raises
     ------
@@ -113,7 +132,7 @@ def read_probe(path: Path) -> SavedProbe:
         If there is none, or it is damaged or of a newer format.
     """
     try:
-        text, data = (path / JSON_FILE).read_bytes(), (path / TENSORS_FILE).read_bytes()
+        text, data = (path / names[0]).read_bytes(), (path / names[1]).read_bytes()
     except (FileNotFoundError, NotADirectoryError) as error:
         raise ProbeError(
             f"Expected a probe at {path}, found no {Path(error.filename).name} there; make one with "
