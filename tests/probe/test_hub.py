@@ -15,9 +15,9 @@ from sedembed.models.weights import resolve
 from sedembed.probe.probe import LinearProbe
 from tests.models.hub_helpers import WritableHub, writable_hub
 
-
 # Of huggingface_hub's own call of its HTTP library.
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")
+
 
 @pytest.fixture
 def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[WritableHub]:
