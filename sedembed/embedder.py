@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 
-from sedembed.detection.detect import detect, detect_blocks
+from sedembed.detection.detect import detect, detect_blocks, detect_latest
 from sedembed.detection.events import DEFAULT_THRESHOLD, Event, EventRules
 from sedembed.engine.inputs import clip_blocks, is_several, list_clips, naming_clip, stream_blocks
 from sedembed.engine.runner import Runner
@@ -201,7 +201,13 @@ class Embedder:
             np.concatenate([window.times for window in windows]),
         )
 
-    def stream(self, blocks: Iterable[ArrayLike], sample_rate: int) -> Iterator[Frames]:
+    def stream(
+        self,
+        blocks: Iterable[ArrayLike],
+        sample_rate: int,
+        window: float | None = None,
+        hop: float | None = None,
+    ) -> Iterator[Frames]:
         """Frame embeddings of a sound that arrives in blocks, in bounded memory.
 
         Parameters
@@ -210,19 +216,28 @@ class Embedder:
             Consecutive samples, as from a microphone or a reader; blocks of any length.
         sample_rate : int
             Rate of the blocks in Hz.
+        window, hop : float, optional
+            Every `hop` seconds the last `window` seconds go through the network, so that a result is at most a hop
+            late; both are rounded to frames. With one of them the other is ten seconds for the window, or the window
+            for the hop.
 
         Yields
         ------
         Frames
             One for each window of 60 s, times running on from the start of the stream. Joined, they are what
-            `embed_frames` gives for the whole sound.
+            `embed_frames` gives for the whole sound. With a window or a hop, one for each hop: the frames that are new,
+            each once. They differ a little from those of `embed_frames`, which know more of what follows them.
 
         Raises
         ------
         InvalidWaveformError
             For a block that breaks the rules of `embed`, or a stream without samples.
+        InvalidArgumentError
+            For a window or a hop of no length or above 60 s, or a hop longer than the window.
         """
         incoming = stream_blocks(blocks, sample_rate, self.sample_rate)
+        if window is not None or hop is not None:
+            return self.runner.stream_latest(self.runner.latest_windows(incoming, window, hop))
         return self.runner.stream(self.runner.windows(incoming))
 
     def detect(
@@ -255,7 +270,7 @@ class Embedder:
             clock for a telephone); 0.5 leaves 17 and misses bell, engine, helicopter and telephone; 0.2 adds 11, three
             of them wrong (music in a bell, water and a pump for an engine).
         labels : str or iterable of str, optional
-            Sounds to look for; by default all.
+            Sounds to look for, in upper or lower case; by default all.
         median : float
             Length of the median filter in seconds, rounded to frames and up to an odd number of them; 0 is none. The
             track is mirrored at its ends, as `scipy.ndimage.median_filter` does.
@@ -300,6 +315,8 @@ class Embedder:
         median: float = 0.3,
         min_duration: float = 0.0,
         max_gap: float = 0.2,
+        window: float | None = None,
+        hop: float | None = None,
     ) -> Iterator[Event]:
         """Sound events of a sound that arrives in blocks, in bounded memory.
 
@@ -309,11 +326,15 @@ class Embedder:
             As for `stream`.
         threshold, labels, median, min_duration, max_gap
             As for `detect`.
+        window, hop : float, optional
+            As for `stream`.
 
         Yields
         ------
         Event
-            Once it is over, up to 10 s later. Sorted, they are what `detect` gives for the whole sound.
+            Once it is over, up to 10 s later. Sorted, they are what `detect` gives for the whole sound. With a window
+            or a hop, at most a hop after it is decided, which is half the median and the longest gap after its end;
+            each once.
 
         Raises
         ------
@@ -323,7 +344,11 @@ class Embedder:
             As for `detect`.
         """
         rules = EventRules.check(self.labels, self.frame_rate, threshold, labels, median, min_duration, max_gap)
-        pieces = detect_blocks(self.runner, stream_blocks(blocks, sample_rate, self.sample_rate), rules)
+        incoming = stream_blocks(blocks, sample_rate, self.sample_rate)
+        if window is not None or hop is not None:
+            pieces = detect_latest(self.runner, self.runner.latest_windows(incoming, window, hop), rules)
+        else:
+            pieces = detect_blocks(self.runner, incoming, rules)
         return (event for events, _ in pieces for event in events)
 
     # --- clips -----------------------------------------------------------------------------------------------------

@@ -24,6 +24,7 @@ NEEDS = {
     "RUN": "a run of a training",
     "PROBE": "names of the reader's own",
     "FILE": "names of the reader's own",
+    "birds-model": "labelled recordings of the reader's own",
 }
 
 

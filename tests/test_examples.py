@@ -133,6 +133,26 @@ class TestFinetune:
         assert sedembed.load_model(tmp_path / "seed-0", device="cpu").embedding_size == 24
 
 
+def test_field_recording(tmp_path):
+    file = tmp_path / "SITE_20260501_043000.ogg"
+    file.write_bytes((EXAMPLES / "sounds" / "police_siren.ogg").read_bytes())
+    assert "sounds in" in run("field_recording.py", file, "SIREN")
+    rows = (tmp_path / "SITE_20260501_043000.events.csv").read_text().splitlines()
+    assert any(",2026-05-01T04:30:00,Siren," in row for row in rows)
+    assert len(list((tmp_path / "SITE_20260501_043000").iterdir())) == len(rows) - 1
+    assert len((EXAMPLES / "field_recording.py").read_text().splitlines()) <= 25
+
+
+def test_microphone_from_a_file(monkeypatch, capsys):
+    module = load("microphone", monkeypatch)
+    monkeypatch.setattr("time.sleep", lambda seconds: None)
+    monkeypatch.setattr("sys.argv", ["microphone.py", "--file", str(EXAMPLES / "sounds" / "police_siren.ogg")])
+    module.main()
+    printed = capsys.readouterr().out
+    assert "Siren" in printed
+    assert "at most" in printed.splitlines()[-1]
+
+
 def test_measure_robustness(esc50):
     data = esc50.parent / "named"
     data.mkdir()

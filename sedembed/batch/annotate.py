@@ -134,6 +134,7 @@ class _DetectJob(Job["_Detection"]):
     def __init__(self, runner: Runner, rules: EventRules) -> None:
         super().__init__(runner)
         self._rules, self._windows = rules, OverlappingWindows(runner)
+        self.overlap = self._windows.overlap
 
     def pieces(self, blocks: Iterator[NDArray[np.float32]]) -> Iterator[Piece]:
         for features, samples, last in self._windows.features(blocks):

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, Generic, NamedTuple, TextIO, TypeVar
 
 import numpy as np
+import soundfile
 from numpy.typing import NDArray
 from tqdm import tqdm
 
@@ -45,10 +46,13 @@ class Job(ABC, Generic[_State]):
         Whether several windows go through the network at once.
     large : bool
         Whether results are more than a few kilobytes.
+    overlap : float
+        Seconds that a window shares with the next one.
     """
 
     batched = True
     large = False
+    overlap = 0.0
 
     def __init__(self, runner: Runner) -> None:
         self.runner = runner
@@ -156,17 +160,22 @@ class FolderRun(Generic[_State]):
         self._batch_size = MAX_BATCH if batch_size is None else int(batch_size)
         self._timeout, self._progress, self._description = timeout, progress, description
         self._states: dict[Source, _State] = {}
+        self._bar: tqdm[Any] = tqdm(disable=True)
+        self._counts_seconds = False
 
     def __iter__(self) -> Iterator[Outcome]:
         if not self._paths:
             return
-        bar = tqdm(
-            total=self.total,
-            initial=self.total - self.left,
-            unit="file",
+        # A single file may be hours long: its bar counts seconds of sound.
+        length = _read_length(self._folder / self._paths[0]) if self.total == 1 else None
+        self._bar = bar = tqdm(
+            total=self.total if length is None else round(length, 1),
+            initial=self.total - self.left if length is None else 0,
+            unit="file" if length is None else " s",
             desc=self._description,
             disable=None if self._progress is None else not self._progress,
         )
+        self._counts_seconds = length is not None
         seconds, started = 0.0, time.monotonic()
         with bar, _warnings_logged(), _interrupts_noted() as interrupted:
             for outcome in self._outcomes(interrupted):
@@ -175,7 +184,10 @@ class FolderRun(Generic[_State]):
                     seconds += outcome.source.seconds
                     speed = seconds / max(time.monotonic() - started, 1e-3)
                     bar.set_postfix_str(f"{speed:.0f} s of sound/s", refresh=False)
-                bar.update()
+                if self._counts_seconds:
+                    bar.update(max(0.0, (bar.total or 0.0) - bar.n))
+                else:
+                    bar.update()
                 yield outcome
 
     def _outcomes(self, interrupted: threading.Event) -> Iterator[Outcome]:
@@ -225,6 +237,11 @@ class FolderRun(Generic[_State]):
         if source not in self._states:
             self._states[source] = self._job.begin()
         self._job.add(source, self._states[source], step.piece, step.result)
+        if self._counts_seconds:
+            seconds = step.piece.samples / self._job.runner.network.sample_rate
+            # The header may promise less than there is.
+            left = max(0.0, (self._bar.total or 0.0) - self._bar.n)
+            self._bar.update(min(left, round(seconds - (0.0 if step.piece.last else self._job.overlap), 3)))
         return None
 
     def raise_if_interrupted(self, kept_in: Path | None) -> None:
@@ -250,6 +267,14 @@ class FolderRun(Generic[_State]):
                 self._job.drop(state)
             logger.warning("%s: %s: %s", source.path, type(error).__name__, error)
         return Outcome(source, value, error)
+
+
+def _read_length(file: Path) -> float | None:
+    """Seconds that the header of a file promises; None if it says nothing."""
+    try:
+        return float(soundfile.info(file).duration) or None
+    except (OSError, soundfile.SoundFileError):
+        return None
 
 
 def check_options(workers: int | None, batch_size: int | None, timeout: float) -> None:

@@ -1,15 +1,17 @@
-"""A file or a folder on the command line: what to read, and what failed."""
+"""Files and folders on the command line: what to read, and what failed."""
 
 from __future__ import annotations
 
+import glob
+import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sedembed.cli.common import GOOD, SOME_FAILED, complain
-from sedembed.errors import InvalidArgumentError
+from sedembed.errors import InvalidArgumentError, MissingFileError
 
 if TYPE_CHECKING:
     from sedembed.batch.annotate import Annotation
@@ -57,26 +59,63 @@ class Recordings:
                 complain(f"{annotation.path}: {': '.join(annotation.error)}")
 
 
-def find_recordings(path: Path) -> Recordings:
-    """Find the recordings that a file or a folder stands for.
+def find_recordings(paths: Sequence[Path]) -> Recordings:
+    """Find the recordings that files, folders and globs stand for.
+
+    Paths of results are relative to the folder, or for several arguments to the folder that holds them all.
 
     Raises
     ------
     MissingFileError
-        For a folder without sound files.
+        For a folder without sound files, or a glob that nothing matches.
     """
+    chosen = [match for path in paths for match in _expand(path)]
+    if len(chosen) == 1 and chosen[0].is_dir():
+        files, failed = _list_folder(chosen[0])
+        return Recordings(chosen[0], files, failed, None)
+    if len(chosen) == 1:
+        return Recordings(chosen[0].parent, [chosen[0].name], 0, None)
+    folder = Path(os.path.commonpath([path if path.is_dir() else path.parent for path in map(Path.absolute, chosen)]))
+    found: dict[str, None] = {}
+    failed = 0
+    for path in chosen:
+        place = path.absolute().relative_to(folder)
+        if path.is_dir():
+            files, broken = _list_folder(path)
+            failed += broken
+            found |= dict.fromkeys((place / name).as_posix() for name in files)
+        else:
+            found[place.as_posix()] = None
+    return Recordings(folder, list(found), failed, None)
+
+
+def _expand(path: Path) -> list[Path]:
+    """Files and folders that an argument stands for: itself, or what a glob matches."""
+    if path.exists() or not glob.has_magic(str(path)):
+        if not path.exists() and (found := _URL.match(str(path))):
+            raise InvalidArgumentError(
+                f"Expected a file or folder on this machine, got a URL ({found[0]}...); download it."
+            )
+        return [path]
+    from sedembed.audio.reader import AUDIO_EXTENSIONS
+
+    anchor = Path(path.anchor)
+    matches = sorted(anchor.glob(str(path.relative_to(anchor))))
+    sounds = [match for match in matches if match.is_dir() or match.suffix.lower() in AUDIO_EXTENSIONS]
+    if not sounds:
+        raise MissingFileError(f"Expected sound files that match {path}, found none.")
+    # With ** a folder matches, and so does all in it.
+    return [match for match in sounds if match.is_file()] or sounds
+
+
+def _list_folder(folder: Path) -> tuple[list[str], int]:
+    """List the recordings of a folder, and count what failed; both and what is ignored are said on stderr."""
     from sedembed.audio.listing import list_recordings
 
-    if not path.exists() and (found := _URL.match(str(path))):
-        raise InvalidArgumentError(
-            f"Expected a file or folder on this machine, got a URL ({found[0]}...); download it."
-        )
-    if not path.is_dir():
-        return Recordings(path.parent, [path.name], 0, False)
-    listing = list_recordings(path)
-    listing.refuse_empty(path)
+    listing = list_recordings(folder)
+    listing.refuse_empty(folder)
     for name, (error, message) in listing.failures.items():
         complain(f"{name}: {error}: {message}")
     if listing.ignored:
         complain(listing.describe_ignored())
-    return Recordings(path, listing.files, len(listing.failures), None)
+    return listing.files, len(listing.failures)

@@ -45,7 +45,7 @@ def register(add: AddCommand) -> None:
     sub.add_argument("--json", action="store_true", help="print the summary as JSON")
 
     sub = add("tag", _tag, "print the strongest sound events of a recording or of each one of a folder")
-    sub.add_argument("path", metavar="FILE|FOLDER", type=Path)
+    sub.add_argument("paths", metavar="FILE|FOLDER|GLOB", type=Path, nargs="+")
     sub.add_argument("-k", type=int, default=5, help="events to print (default: 5)")
     sub.add_argument("-o", "--out", type=Path, help="CSV to write; run again to continue (default: standard output)")
     add_model(sub)
@@ -130,7 +130,7 @@ def _tag(options: argparse.Namespace) -> int:
 
     if options.k < 1:
         raise InvalidArgumentError(f"-k needs a number of events of at least 1, got {options.k}.")
-    recordings = find_recordings(options.path)
+    recordings = find_recordings(options.paths)
     model = load(options)
     found = tag_recordings(
         model.runner, recordings.folder, recordings.paths, options.k, options.out, progress=recordings.bar

@@ -14,7 +14,7 @@ from sedembed.detection.events import Event, EventDetector, EventRules, sort_eve
 from sedembed.engine.runner import Runner
 from sedembed.engine.windows import iter_overlapping, refuse_nonfinite
 
-__all__ = ["OverlappingWindows", "WindowOutput", "detect", "detect_blocks", "run_windows"]
+__all__ = ["OverlappingWindows", "WindowOutput", "detect", "detect_blocks", "detect_latest", "run_windows"]
 
 # The networks were trained on at most ten seconds; in windows of a minute they miss most events.
 _WINDOW_SECONDS = 10.0
@@ -55,6 +55,11 @@ class OverlappingWindows:
         # Frames before the one that holds the first centre. A network whose frames overlap gives no output for them,
         # nor for some at the end: its first and its last frame, which cover them, stand for them too.
         self._late = math.floor(network.first_frame_time * self._rate)
+
+    @property
+    def overlap(self) -> float:
+        """Seconds that a window shares with the next one."""
+        return 2 * self._edge / self._rate
 
     def features(self, blocks: Iterable[NDArray[np.float32]]) -> Iterator[tuple[torch.Tensor, int, bool]]:
         """Yield features, number of samples, and whether it is the last one, of each window of a sound."""
@@ -113,6 +118,33 @@ def detect_blocks(
         end = output.end
         yield detector.push(output.probabilities, output.start), end
     yield detector.finish(end), end
+
+
+def detect_latest(
+    runner: Runner, windows: Iterable[tuple[NDArray[np.float32], int, int]], rules: EventRules
+) -> Iterator[tuple[list[Event], float]]:
+    """Events that each of the windows of `Runner.latest_windows` brings to an end, with the seconds processed so far.
+
+    Of each window only the frames count that are new; each frame of the sound counts once.
+    """
+    network, detector = runner.network, EventDetector(rules)
+    samples, done, seconds = round(network.sample_rate / network.frame_rate), 0, 0.0
+    late = math.floor(network.first_frame_time * network.frame_rate)
+    per_frame = round(network.feature_rate / network.frame_rate)
+    for wave, start, end in windows:
+        padded = np.pad(wave, (0, max(0, network.min_samples - len(wave))))
+        features = runner.features(padded)
+        probabilities = runner.frame_probabilities(features)
+        first, frames = start // samples, -(-len(wave) // samples)
+        # As in `OverlappingWindows.join`: the first and the last frame stand for what they cover.
+        rest = max(0, len(features) // per_frame - len(probabilities) - late)
+        probabilities = np.pad(probabilities, ((late, rest), (0, 0)), mode="edge")
+        new = refuse_nonfinite(
+            probabilities[done - first : frames], f"this sound, from {start / network.sample_rate:g} s on"
+        )
+        began, done, seconds = done / network.frame_rate, first + frames, end / network.sample_rate
+        yield detector.push(new, began), seconds
+    yield detector.finish(seconds), seconds
 
 
 def detect(runner: Runner, blocks: Iterable[NDArray[np.float32]], rules: EventRules) -> tuple[list[Event], float]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import math
 from bisect import bisect_right
 from collections.abc import Iterable, Mapping, Sequence
@@ -13,6 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from sedembed.errors import InvalidArgumentError
+from sedembed.models.labels import find_label
 
 __all__ = ["DEFAULT_THRESHOLD", "Event", "EventDetector", "EventRules", "sort_events"]
 
@@ -142,16 +142,7 @@ def _as_numbers(value: object) -> NDArray[np.float64]:
 
 
 def _column(names: Sequence[str], label: str, option: str) -> int:
-    try:
-        return names.index(label)
-    except ValueError:
-        lowered = {name.lower(): name for name in names}
-        words = str(label).lower()
-        near = difflib.get_close_matches(words, lowered, n=3, cutoff=0.5) or [n for n in lowered if words in n][:3]
-        hint = f"did you mean {' or '.join(repr(lowered[name]) for name in near)}?" if near else "see model.labels"
-        raise InvalidArgumentError(
-            f"{option} names the sound event {label!r}, which the model does not know; {hint}"
-        ) from None
+    return names.index(find_label(names, label, option))
 
 
 def _seconds(name: str, value: float, longest: float = math.inf) -> float:

@@ -1,4 +1,4 @@
-"""Files of events: CSV, RTTM, Audacity labels and JSON."""
+"""Files of events: CSV, RTTM, Audacity labels, Raven selection tables and JSON."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import io
 import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from datetime import datetime, timedelta
 from pathlib import Path, PurePosixPath
 from typing import IO, Protocol
 
@@ -15,34 +16,59 @@ from sedembed._utils.files import atomic_file, make_folder
 from sedembed.detection.events import Event
 from sedembed.errors import InvalidArgumentError
 
-__all__ = ["FORMATS", "EventWriter", "format_of", "open_events", "short_names"]
+__all__ = ["EACH", "FORMATS", "EventWriter", "format_of", "open_events", "short_names"]
 
 _SUFFIXES = {".csv": "csv", ".rttm": "rttm", ".txt": "audacity", ".json": "json"}
 
 
 class EventWriter(Protocol):
-    """Writes the events of recordings, one after the other, to an open text file; times with three decimals."""
+    """Writes the events of recordings, one after the other, to an open text file; times with three decimals.
 
-    def __init__(self, stream: IO[str]) -> None: ...
+    Parameters
+    ----------
+    stream : text file
+        Where to write.
+    clock : bool
+        Whether to write the time of day of each event too, where the format has a place for it.
+    """
 
-    def add(self, path: str, name: str, duration: float, events: Sequence[Event]) -> None:
-        """Write the events of a recording: its path, its name as `short_names` gives it, its duration in seconds."""
+    def __init__(self, stream: IO[str], clock: bool = False) -> None: ...
+
+    def add(
+        self, path: str, name: str, duration: float, events: Sequence[Event], start: datetime | None = None
+    ) -> None:
+        """Write the events of a recording.
+
+        Parameters
+        ----------
+        path, name : str
+            Of the recording; the name as `short_names` gives it.
+        duration : float
+            In seconds.
+        events : sequence of Event
+            What to write.
+        start : datetime, optional
+            When the recording began.
+        """
 
     def finish(self) -> None:
         """Write what comes after the last recording."""
 
 
 class _Csv:
-    """Columns ``path,onset,offset,label,probability``."""
+    """Columns ``path,onset,offset,label,probability``, and with the clock ``time``, of the onset."""
 
-    def __init__(self, stream: IO[str]) -> None:
-        self._writer = csv.writer(stream, lineterminator="\n")
-        self._writer.writerow(["path", "onset", "offset", "label", "probability"])
+    def __init__(self, stream: IO[str], clock: bool = False) -> None:
+        self._writer, self._clock = csv.writer(stream, lineterminator="\n"), clock
+        self._writer.writerow(["path", "onset", "offset", "label", "probability", *(["time"] if clock else [])])
 
-    def add(self, path: str, name: str, duration: float, events: Sequence[Event]) -> None:
+    def add(
+        self, path: str, name: str, duration: float, events: Sequence[Event], start: datetime | None = None
+    ) -> None:
         for event in events:
             times = (f"{event.onset:.3f}", f"{event.offset:.3f}")
-            self._writer.writerow([path, *times, event.label, f"{event.probability:.3f}"])
+            clock = [_clock_time(start, event.onset) or ""] if self._clock else []
+            self._writer.writerow([path, *times, event.label, f"{event.probability:.3f}", *clock])
 
     def finish(self) -> None:
         pass
@@ -55,10 +81,12 @@ class _Rttm:
     so those within a name or a label become underscores.
     """
 
-    def __init__(self, stream: IO[str]) -> None:
+    def __init__(self, stream: IO[str], clock: bool = False) -> None:
         self._stream = stream
 
-    def add(self, path: str, name: str, duration: float, events: Sequence[Event]) -> None:
+    def add(
+        self, path: str, name: str, duration: float, events: Sequence[Event], start: datetime | None = None
+    ) -> None:
         for event in events:
             # Of the rounded times, so that onset and duration add up to the offset of the other formats.
             seconds = round(event.offset, 3) - round(event.onset, 3)
@@ -72,12 +100,40 @@ class _Rttm:
 class _Audacity:
     """Label track of one recording: onset, offset and text, separated by tabs."""
 
-    def __init__(self, stream: IO[str]) -> None:
+    def __init__(self, stream: IO[str], clock: bool = False) -> None:
         self._stream = stream
 
-    def add(self, path: str, name: str, duration: float, events: Sequence[Event]) -> None:
+    def add(
+        self, path: str, name: str, duration: float, events: Sequence[Event], start: datetime | None = None
+    ) -> None:
         for event in events:
             self._stream.write(f"{event.onset:.3f}\t{event.offset:.3f}\t{event.label}\n")
+
+    def finish(self) -> None:
+        pass
+
+
+class _Raven:
+    """Selection table of one recording for Raven: tab-separated, one selection a line."""
+
+    _COLUMNS = (
+        *("Selection", "View", "Channel", "Begin Time (s)", "End Time (s)", "Low Freq (Hz)", "High Freq (Hz)"),
+        *("Begin File", "Label", "Probability"),
+    )
+    _BAND = ("0.0", "8000.0")  # Hz: what networks of 16 kHz are given
+
+    def __init__(self, stream: IO[str], clock: bool = False) -> None:
+        self._writer, self._clock = csv.writer(stream, delimiter="\t", lineterminator="\n"), clock
+        self._writer.writerow([*self._COLUMNS, *(["Begin Date Time"] if clock else [])])
+
+    def add(
+        self, path: str, name: str, duration: float, events: Sequence[Event], start: datetime | None = None
+    ) -> None:
+        for number, event in enumerate(events, 1):
+            times = (f"{event.onset:.3f}", f"{event.offset:.3f}")
+            clock = [_clock_time(start, event.onset) or ""] if self._clock else []
+            place = [number, "Spectrogram 1", 1, *times, *self._BAND, PurePosixPath(path).name]
+            self._writer.writerow([*place, event.label, f"{event.probability:.3f}", *clock])
 
     def finish(self) -> None:
         pass
@@ -86,17 +142,20 @@ class _Audacity:
 class _Json:
     """Array of recordings, one a line: ``path``, ``duration`` and ``events``, each with the columns of the CSV."""
 
-    def __init__(self, stream: IO[str]) -> None:
-        self._stream, self._first = stream, True
+    def __init__(self, stream: IO[str], clock: bool = False) -> None:
+        self._stream, self._first, self._clock = stream, True, clock
         stream.write("[")
 
-    def add(self, path: str, name: str, duration: float, events: Sequence[Event]) -> None:
+    def add(
+        self, path: str, name: str, duration: float, events: Sequence[Event], start: datetime | None = None
+    ) -> None:
         rows = [
             {
                 "onset": round(event.onset, 3),
                 "offset": round(event.offset, 3),
                 "label": event.label,
                 "probability": round(event.probability, 3),
+                **({"time": _clock_time(start, event.onset)} if self._clock else {}),
             }
             for event in events
         ]
@@ -108,7 +167,20 @@ class _Json:
         self._stream.write("\n]\n")
 
 
-FORMATS: dict[str, type[EventWriter]] = {"csv": _Csv, "rttm": _Rttm, "audacity": _Audacity, "json": _Json}
+FORMATS: dict[str, type[EventWriter]] = {
+    "csv": _Csv,
+    "rttm": _Rttm,
+    "audacity": _Audacity,
+    "raven": _Raven,
+    "json": _Json,
+}
+# Formats whose files are of one recording each, and the end of their names.
+EACH = {"audacity": ".txt", "raven": ".selections.txt"}
+
+
+def _clock_time(start: datetime | None, seconds: float) -> str | None:
+    """Time of day that is so many seconds after the start, in ISO 8601."""
+    return None if start is None else (start + timedelta(seconds=seconds)).isoformat(timespec="milliseconds")
 
 
 def format_of(out: Path | None) -> str:

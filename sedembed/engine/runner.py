@@ -5,6 +5,7 @@ What embedding, tagging, detection and analysis of clips, streams and folders sh
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import get_args
 
@@ -15,9 +16,11 @@ from numpy.typing import NDArray
 from sedembed._utils.isolation import isolated, one_thread_after_fork
 from sedembed.engine.openvino import OpenVINONetwork, choose_engine
 from sedembed.engine.windows import (
+    LATEST_SECONDS,
     WINDOW_SECONDS,
     ClipSum,
     WindowResult,
+    iter_latest,
     iter_windows,
     plan_batches,
     refuse_nonfinite,
@@ -171,6 +174,54 @@ class Runner:
         for number, window in enumerate(windows):
             embeddings = refuse_nonfinite(self.run([self.features(window)])[0].frames)
             yield Frames(embeddings, self.frame_times(len(embeddings), number * WINDOW_SECONDS))
+
+    def latest_windows(
+        self, blocks: Iterable[NDArray[np.float32]], window: float | None, hop: float | None
+    ) -> Iterator[tuple[NDArray[np.float32], int, int]]:
+        """Windows of a stream that end a hop apart, in whole frames; see `iter_latest`.
+
+        Parameters
+        ----------
+        blocks : iterable of ndarray of float32
+            At the network's own rate.
+        window : float, optional
+            Longest window in seconds; by default ten, as in training, or the hop if that is longer.
+        hop : float, optional
+            Seconds from one end to the next; by default the window.
+
+        Raises
+        ------
+        InvalidArgumentError
+            If they are no lengths, or the hop is longer than the window.
+        """
+        longest = max(LATEST_SECONDS, hop or 0.0) if window is None else window
+        hop = longest if hop is None else hop
+        for name, value in (("window", longest), ("hop", hop)):
+            if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0.0 < value <= WINDOW_SECONDS:
+                raise InvalidArgumentError(
+                    f"Expected a {name} in seconds, above 0 and at most {WINDOW_SECONDS:g}, got {value!r}."
+                )
+        if hop > longest:
+            raise InvalidArgumentError(
+                f"Expected a hop of at most the window, {longest:g} s, got {hop:g} s: what is between would be lost."
+            )
+        rate = self.network.frame_rate
+        frame = round(self.network.sample_rate / rate)
+        frames = max(1, round(hop * rate))
+        return iter_latest(blocks, max(frames, math.ceil(longest * rate - 1e-6)) * frame, frames * frame, frame)
+
+    def stream_latest(self, windows: Iterable[tuple[NDArray[np.float32], int, int]]) -> Iterator[Frames]:
+        """Frame embeddings of what is new in each of the windows that `latest_windows` gives."""
+        network, following = self.network, 0
+        frame = round(network.sample_rate / network.frame_rate)
+        for wave, start, end in windows:
+            padded = np.pad(wave, (0, max(0, network.min_samples - len(wave))))
+            embeddings = refuse_nonfinite(self.run([self.features(padded)])[0].frames)
+            times = self.frame_times(len(embeddings), start / network.sample_rate)
+            new = slice(max(0, following - start // frame), int((times < end / network.sample_rate).sum()))
+            if new.start < new.stop:
+                following = start // frame + new.stop
+                yield Frames(embeddings[new], times[new])
 
     def frame_times(self, frames: int, start: float) -> NDArray[np.float64]:
         """Centres, in seconds, of the frames of a window that starts at `start`."""

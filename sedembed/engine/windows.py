@@ -11,9 +11,11 @@ from numpy.typing import NDArray
 from sedembed.errors import InvalidArgumentError, InvalidWaveformError
 
 __all__ = [
+    "LATEST_SECONDS",
     "WINDOW_SECONDS",
     "ClipSum",
     "WindowResult",
+    "iter_latest",
     "iter_overlapping",
     "iter_windows",
     "plan_batches",
@@ -21,6 +23,8 @@ __all__ = [
 ]
 
 WINDOW_SECONDS = 60.0
+# Of a stream with a hop: as long as the clips of the training.
+LATEST_SECONDS = 10.0
 
 
 def iter_windows(blocks: Iterable[NDArray[np.float32]], size: int, minimum: int) -> Iterator[NDArray[np.float32]]:
@@ -59,6 +63,40 @@ def iter_windows(blocks: Iterable[NDArray[np.float32]], size: int, minimum: int)
     if first and held < minimum:
         rest = np.pad(rest, (0, minimum - held))
     yield rest
+
+
+def iter_latest(
+    blocks: Iterable[NDArray[np.float32]], window: int, hop: int, frame: int
+) -> Iterator[tuple[NDArray[np.float32], int, int]]:
+    """Cut a sound into windows that end a hop apart, each given as soon as its last sample is there.
+
+    Parameters
+    ----------
+    blocks : iterable of ndarray of float32, shape (any,)
+        The sound.
+    window, hop : int
+        Longest window and distance of their ends, in samples; multiples of `frame`.
+    frame : int
+        Every window begins at a multiple of so many samples.
+
+    Yields
+    ------
+    window : ndarray of float32, shape (samples,)
+        The samples from start to end.
+    start, end : int
+        In samples. The last end is that of the sound.
+    """
+    held, first, total, end = np.empty(0, np.float32), 0, 0, hop
+    for block in blocks:
+        held = np.concatenate((held, block))
+        total += len(block)
+        while total >= end:
+            start = max(0, end - window)
+            yield held[start - first : end - first], start, end
+            held, first, end = held[start - first :], start, end + hop
+    if total > end - hop:
+        start = max(0, -(-(total - window) // frame) * frame)
+        yield held[start - first :], start, total
 
 
 def iter_overlapping(

@@ -12,7 +12,9 @@ import pytest
 import soundfile
 
 import sedembed
+from sedembed.batch.annotate import detect_recordings
 from sedembed.cli.main import main
+from sedembed.detection.events import EventRules
 from tests.detection.events_helpers import RATE, SOUNDS, bursts, loudness, talnet  # noqa: F401
 
 
@@ -32,14 +34,14 @@ def folder(tmp_path) -> Path:
     return tmp_path / "in"
 
 
-SPEECH = ("--labels", "Speech")
+SPEECH = ("--labels", "Sneeze")
 
 
 class TestCommand:
     def test_file(self, command, folder, capsys):
         assert command(folder / "a.wav", *SPEECH) == 0
         lines = capsys.readouterr().out.splitlines()
-        assert lines == ["path,onset,offset,label,probability", "a.wav,1.000,2.000,Speech,1.000"]
+        assert lines == ["path,onset,offset,label,probability", "a.wav,1.000,2.000,Sneeze,1.000"]
 
     def test_folder(self, command, folder, tmp_path, capsys):
         assert command(folder, *SPEECH) == 0
@@ -79,12 +81,62 @@ class TestCommand:
         found = {str(p.relative_to(out)): p.read_text() for p in out.rglob("*") if p.is_file()}
         assert set(found) == {"a.txt", "quiet.txt", "sub/b.txt"}
         assert found["quiet.txt"] == ""
-        assert found["sub/b.txt"] == "0.500\t1.000\tSpeech\n"
+        assert found["sub/b.txt"] == "0.500\t1.000\tSneeze\n"
         assert command(folder, "--format", "audacity") == 2
         assert "a folder" in capsys.readouterr().err
 
+    def test_raven_has_a_file_for_each_recording(self, command, folder, tmp_path, capsys):
+        out = tmp_path / "tables"
+        assert command(folder / "a.wav", folder / "sub", *SPEECH, "--format", "raven", "-o", out) == 0
+        found = {str(p.relative_to(out)): p.read_text().splitlines() for p in out.rglob("*") if p.is_file()}
+        assert set(found) == {"a.selections.txt", "sub/b.selections.txt"}
+        assert found["sub/b.selections.txt"][1].split("\t")[3:5] == ["0.500", "1.000"]
+        assert "2 events (Sneeze 2) in 2 recordings of 5.0 s" in capsys.readouterr().err
+
+    def test_files_folders_and_globs(self, command, folder, capsys, monkeypatch):
+        def paths(*arguments: object) -> list[str]:
+            assert command(*arguments, *SPEECH, "--json") == 0
+            return [row["path"] for row in json.loads(capsys.readouterr().out)]
+
+        assert paths(folder / "?.wav") == ["a.wav"]
+        assert paths(folder / "**" / "*.wav") == ["a.wav", "quiet.wav", "sub/b.wav"]
+        assert paths(folder / "sub" / "b.wav", folder) == ["sub/b.wav", "a.wav", "quiet.wav"]
+        monkeypatch.chdir(folder)
+        assert paths("sub", "a.wav") == ["sub/b.wav", "a.wav"]
+        assert command(folder / "*.mp3") == 2
+        assert "match" in capsys.readouterr().err
+
+    def test_time_of_day(self, command, folder, tmp_path, capsys):
+        (folder / "a.wav").rename(folder / "SITE_20260501_043000.wav")
+        assert command(folder, *SPEECH, "--start", "names") == 0
+        told = capsys.readouterr()
+        times = {row["path"]: row["time"] for row in csv.DictReader(io.StringIO(told.out))}
+        assert times == {"SITE_20260501_043000.wav": "2026-05-01T04:30:01.000", "sub/b.wav": ""}
+        assert "2 of 3 file names hold no time" in told.err
+        assert command(folder / "sub" / "b.wav", *SPEECH, "--start", "2026-05-01 12:00") == 0
+        assert "2026-05-01T12:00:00.500" in capsys.readouterr().out
+        assert command(folder, "--start", "2026-05-01 12:00") == 2
+        assert "--start names" in capsys.readouterr().err
+
+    def test_events_are_cut_out(self, command, folder, tmp_path):
+        assert command(folder, *SPEECH, "-o", tmp_path / "e.csv", "--extract", tmp_path / "cut", "--margin", "0.5") == 0
+        found = {
+            str(p.relative_to(tmp_path / "cut")): soundfile.info(p).duration for p in tmp_path.rglob("cut/**/*.wav")
+        }
+        assert found == {"a_00001.000_Sneeze.wav": 2.0, "sub/b_00000.500_Sneeze.wav": 1.5}
+
+    def test_a_long_file_has_a_bar_in_seconds(self, loudness, tmp_path, capsys):
+        soundfile.write(tmp_path / "long.wav", bursts(45, (20.0, 21.0)), RATE)
+        found = detect_recordings(
+            loudness.runner, tmp_path, ["long.wav"], EventRules.check(loudness.labels, 10.0), progress=True
+        )
+        assert len(list(found)) == 1
+        told = capsys.readouterr().err
+        assert "45.0/45.0 [" in told
+        assert " s/s" in told
+
     def test_options(self, command, folder, capsys):
-        assert command(folder / "a.wav", "--labels", "Speech; Dog", "--labels", "Bird", "--threshold", "1.0") == 0
+        assert command(folder / "a.wav", "--labels", "Sneeze; hiccup", "--labels", "SNIFF", "--threshold", "1.0") == 0
         assert len(capsys.readouterr().out.splitlines()) == 4
         assert command(folder / "a.wav", *SPEECH, "--min-duration", "1.5", "--max-gap", "0", "--median", "0") == 0
         assert len(capsys.readouterr().out.splitlines()) == 1
@@ -97,7 +149,7 @@ class TestCommand:
 
     @pytest.mark.parametrize(
         "options",
-        [["--threshold", "30"], ["--labels", "speech"], ["--median", "-1"], ["--threshold", "Speach=0.4"]],
+        [["--threshold", "30"], ["--labels", "speach"], ["--median", "-1"], ["--threshold", "Speach=0.4"]],
     )
     def test_bad_values(self, command, folder, options, capsys):
         assert command(folder, *options) == 2
@@ -121,3 +173,22 @@ class TestCommand:
         for name in ("threshold", "median", "min_duration", "max_gap"):
             after = text.rsplit("--" + name.replace("_", "-"), 1)[1]
             assert f"(default: {defaults[name]:g})" in after
+
+
+class TestLabels:
+    def test_a_tree_of_what_matches(self, capsys):
+        assert main(["labels", "dog"]) == 0
+        lines = capsys.readouterr().out.splitlines()
+        assert lines[:3] == ["Dog", "  Bark", "  Yip"]
+        assert lines.count("  Bark") == 1
+        assert main(["labels", "dog", "--json"]) == 0
+        assert json.loads(capsys.readouterr().out)[:2] == ["Dog", "Bark"]
+
+    def test_all_and_none(self, capsys):
+        assert main(["labels"]) == 0
+        lines = capsys.readouterr().out.splitlines()
+        assert lines[0] == "[Human sounds]"
+        shown = {line.strip() for line in lines}
+        assert set(sedembed.load_network("talnet").labels) <= shown
+        assert main(["labels", "sirene"]) == 2
+        assert "did you mean 'Siren'" in capsys.readouterr().err

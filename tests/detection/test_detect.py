@@ -62,6 +62,24 @@ class TestDetect:
         with pytest.raises(ValueError, match="threshold"):
             loudness.detect_stream([], RATE, 7)
 
+    @pytest.mark.parametrize("hop", [0.2, 1.0, 10.0])
+    def test_a_hop_gives_each_event_once_and_soon(self, loudness, hop):
+        sound = bursts(30.05, (1.0, 2.0), (2.9, 3.1), (8.0, 19.5), (29.5, 30.05))
+        heard = 0.0
+
+        def blocks():
+            nonlocal heard
+            for block in np.split(sound, range(800, len(sound), 800)):
+                heard += len(block) / RATE
+                yield block
+
+        found = []
+        for event in loudness.detect_stream(blocks(), RATE, labels="Speech", hop=hop):
+            found.append(event)
+            # Decided half a median and the longest gap after its end.
+            assert heard <= min(event.offset + 0.35 + hop + 1e-6, 30.05 + 1e-6)
+        assert found == loudness.detect(sound, labels="Speech")
+
     def test_several_clips(self, loudness):
         clips = [bursts(2, (0.5, 1.0)), bursts(11, (10.0, 10.6)), bursts(1)]
         together = loudness.detect(clips, labels="Dog")
@@ -82,7 +100,7 @@ class TestDetect:
         with pytest.raises(AudioDecodeError):
             loudness.detect(tmp_path / "a.wav")
         with pytest.raises(ValueError, match="did you mean 'Siren'"):
-            loudness.detect(np.zeros(100), labels=["siren"])
+            loudness.detect(np.zeros(100), labels=["sirene"])
 
     def test_nan_is_not_silence(self, untrained_embedder, monkeypatch):
         monkeypatch.setattr(untrained_embedder.runner, "frame_probabilities", lambda _: np.full((10, 527), np.nan))

@@ -181,7 +181,7 @@ class TestRules:
             ({"threshold": "loud"}, "must be a number"),
             ({"threshold": {"Dog": None}}, "probability from 0 to 1|must be a number"),
             ({"threshold": {"Dog": 2}}, "for 'Dog'"),
-            ({"threshold": {"dog": 0.5}}, "did you mean 'Dog'"),
+            ({"threshold": {"dogg": 0.5}}, "did you mean 'Dog'"),
             ({"threshold": [0.5, 0.5]}, "each of the 4 labels"),
             ({"labels": ["Sirene"]}, "did you mean 'Siren'"),
             ({"labels": "chirp"}, "did you mean 'Bird, chirp'"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+from datetime import datetime
 
 import pytest
 
@@ -60,6 +61,29 @@ class TestFormats:
             onset, offset, label = line.split("\t")
             assert float(onset) < float(offset)
             assert label
+
+    def test_raven(self):
+        rows = list(csv.DictReader(io.StringIO(written("raven")), delimiter="\t"))
+        assert list(rows[0].values()) == [
+            *("1", "Spectrogram 1", "1", "0.000", "1.234", "0.0", "8000.0", "a b.wav", "Bird, chirp", "0.988")
+        ]
+        assert [row["Begin Time (s)"] for row in rows] == ["0.000", "0.300", "60.100"]
+
+    def test_time_of_day(self):
+        start = datetime(2026, 5, 1, 23, 59, 30)
+        event = Event("Dog", 40.5, 41.0, 0.9)
+        streams = {form: io.StringIO() for form in FORMATS}
+        for form, stream in streams.items():
+            writer = FORMATS[form](stream, True)
+            writer.add("a.wav", "a", 60.0, [event], start)
+            writer.add("b.wav", "b", 60.0, [event], None)
+            writer.finish()
+        rows = list(csv.DictReader(io.StringIO(streams["csv"].getvalue())))
+        assert [row["time"] for row in rows] == ["2026-05-02T00:00:10.500", ""]
+        times = [row["events"][0]["time"] for row in json.loads(streams["json"].getvalue())]
+        assert times == ["2026-05-02T00:00:10.500", None]
+        rows = list(csv.DictReader(io.StringIO(streams["raven"].getvalue()), delimiter="\t"))
+        assert rows[0]["Begin Date Time"] == "2026-05-02T00:00:10.500"
 
     def test_names_without_suffix_stay_apart(self):
         assert short_names(["a.wav", "b/a.wav"]) == {"a.wav": "a", "b/a.wav": "b/a"}
