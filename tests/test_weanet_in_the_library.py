@@ -138,7 +138,7 @@ class TestEmbedder:
         assert np.isfinite(used.embed(np.zeros(20_000))).all()
 
     def test_batches_are_bounded(self, model: Embedder, monkeypatch: pytest.MonkeyPatch) -> None:
-        assert WEANet(WEANetConfig()).max_batch_frames == pytest.approx(16 * 1024, rel=0.5)
+        assert WEANet(WEANetConfig()).max_batch_frames == pytest.approx(2 * 1024, rel=0.5)
         monkeypatch.setattr(type(model.runner.network), "max_batch_frames", 512)
         sizes: list[list[int]] = []
         submit = model.runner.submit

@@ -5,6 +5,7 @@ What embedding, tagging, detection and analysis of clips, streams and folders sh
 
 from __future__ import annotations
 
+import bisect
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import get_args
@@ -33,6 +34,12 @@ from sedembed.types import Engine, Frames, Precision
 __all__ = ["MAX_BATCH", "Runner", "pick_device"]
 
 MAX_BATCH = 16
+
+# So many times larger are batches where memory is not shared among workers.
+_DEVICE_BATCH = 16
+
+# Seconds to which windows are padded.
+_ROUNDED = (0.5, 1, 1.5, 2, 2.5, 3, 4, 5, 6, 7, 8, 9, 10, 12, 15, 18, 22, 26, 30, 36, 43, 51, 60, 61)
 
 
 class Runner:
@@ -78,6 +85,7 @@ class Runner:
         one_thread_after_fork()
         with isolated(self.device):
             self.network = network.prepare(self.device, torch.bfloat16 if precision == "bfloat16" else torch.float32)
+        self._lengths = sorted({self.network.frame_count(round(s * self.network.sample_rate)) for s in _ROUNDED})
         self._forward: Callable[[torch.Tensor, torch.Tensor | None], NetworkOutput] = (
             self.network if self.engine == "torch" else OpenVINONetwork(network, precision)
         )
@@ -90,7 +98,7 @@ class Runner:
     @property
     def max_batch_frames(self) -> int:
         """Most feature frames, padding included, of a batch of MAX_BATCH windows."""
-        return self.network.max_batch_frames
+        return self.network.max_batch_frames * (1 if self.device.type == "cpu" else _DEVICE_BATCH)
 
     def windows(self, blocks: Iterable[NDArray[np.float32]]) -> Iterator[NDArray[np.float32]]:
         """Cut a sound, given in blocks at the network's own rate, into windows."""
@@ -134,7 +142,23 @@ class Runner:
 
     def plan(self, lengths: Sequence[int], max_items: int = MAX_BATCH) -> list[list[int]]:
         """Group windows of similar length, given in feature frames, into batches for `submit`: lists of indices."""
-        return plan_batches(lengths, max_items, self.max_batch_frames * max_items // MAX_BATCH)
+        rounded = [self._round(length) for length in lengths]
+        return plan_batches(rounded, max_items, self.max_batch_frames * max_items // MAX_BATCH)
+
+    def _round(self, frames: int) -> int:
+        """Length to which a window is padded: few different ones, because PyTorch keeps kernels for each."""
+        place = bisect.bisect_left(self._lengths, frames)
+        return self._lengths[place] if place < len(self._lengths) else frames
+
+    def _pad(self, features: Sequence[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Pad windows to one length; the second value says how long each is, if any is shorter."""
+        lengths = [len(item) for item in features]
+        longest = self._round(max(lengths))
+        padded = features[0].new_zeros((len(features), longest, features[0].shape[1]))
+        for row, item in zip(padded, features, strict=True):
+            row[: len(item)] = item
+        valid = None if min(lengths) == longest else torch.tensor(lengths, device=self.device)
+        return padded.to(self.device), valid
 
     @torch.inference_mode()
     def submit(
@@ -152,16 +176,14 @@ class Runner:
         callable
             Waits for the results and gives them, in the order of `features`. On a CPU they are there at once.
         """
-        lengths = [len(item) for item in features]
-        equal = min(lengths) == max(lengths)
-        padded = torch.nn.utils.rnn.pad_sequence(list(features), batch_first=True).to(self.device)
+        padded, lengths = self._pad(features)
         with isolated(self.device):
-            output = self._forward(padded, None if equal else torch.tensor(lengths, device=self.device))
+            output = self._forward(padded, lengths)
             terms = self.network.pool_terms(output) if probabilities else None
 
         def finish() -> list[WindowResult]:
             frames = output.frames.cpu().numpy()
-            valid = [frames.shape[1]] * len(lengths) if output.lengths is None else output.lengths.tolist()
+            valid = [frames.shape[1]] * len(frames) if output.lengths is None else output.lengths.tolist()
             if terms is None:
                 return [WindowResult(frames[i, :n]) for i, n in enumerate(valid)]
             numerators, denominators = (term.cpu().double().numpy() for term in terms)  # some devices have no float64
@@ -230,8 +252,11 @@ class Runner:
     @torch.inference_mode()
     def frame_probabilities(self, features: torch.Tensor) -> NDArray[np.float32]:
         """Probability of each event in each frame of one window, shape (frames, classes)."""
+        padded, lengths = self._pad([features])
         with isolated(self.device):
-            return np.asarray(self._forward(features[None].to(self.device), None).probabilities[0].float().cpu())
+            output = self._forward(padded, lengths)
+        valid = None if output.lengths is None else int(output.lengths[0])
+        return np.asarray(output.probabilities[0, :valid].float().cpu())
 
 
 def pick_device(device: str | torch.device | None) -> torch.device:

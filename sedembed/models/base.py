@@ -165,6 +165,10 @@ class Backbone(nn.Module, ABC):
         """Log-mel features of one window in dB, before normalisation: (samples,) → (feature frames, bins)."""
         return self.spectrogram(waveform)
 
+    def frame_count(self, samples: int) -> int:
+        """Count the feature frames of a window of so many samples."""
+        return 1 + samples // self.spectrogram.hop_length
+
     def forward(self, log_mel: torch.Tensor, lengths: torch.Tensor | None = None) -> NetworkOutput:
         """Frame embeddings and frame probabilities of a batch of windows.
 

@@ -14,7 +14,7 @@ from sedembed._utils.schema import Range, check_fields
 from sedembed.errors import InvalidArgumentError
 from sedembed.models import papers
 from sedembed.models.base import Backbone, NetworkOutput, Normalizer
-from sedembed.models.frontend import FRAME_RATE, TALNET, log_mel
+from sedembed.models.frontend import FRAME_RATE, TALNET, frame_count, log_mel
 from sedembed.models.layers.blocks import PROBABILITY_FLOOR, ConvBlock, blank_beyond, prepare_convolutions
 from sedembed.models.layers.gru import TwoWayGRU, bidirectional_gru
 
@@ -79,8 +79,8 @@ class TALNet(Backbone):
     frame_rate = FRAME_RATE / 4
     first_frame_time = 1.5 / FRAME_RATE  # centre of the first four feature frames, in seconds
     min_samples = 1200  # four feature frames: one frame of the GRU
-    # Sixteen windows of ten seconds: larger batches were not faster, and four windows of a minute stay under 2 GB.
-    max_batch_frames = 16 * 401
+    # Eight windows of ten seconds: larger batches were not faster, and each worker holds one.
+    max_batch_frames = 8 * 401
 
     config: TALNetConfig
     steps_together = False  # set by `prepare`: the recurrence without gradients, faster on a CPU
@@ -122,6 +122,10 @@ class TALNet(Backbone):
     def features(self, waveform: torch.Tensor) -> torch.Tensor:
         """Log-mel features of one window in dB: `sedembed.models.frontend.log_mel`."""
         return log_mel(waveform)
+
+    def frame_count(self, samples: int) -> int:
+        """Count the feature frames of a window: `sedembed.models.frontend.frame_count`."""
+        return frame_count(samples)
 
     def forward_normalised(self, x: torch.Tensor, lengths: torch.Tensor | None = None) -> NetworkOutput:
         """`forward` for features that are already normalised (and, in training, masked).

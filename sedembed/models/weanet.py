@@ -174,8 +174,8 @@ class WEANet(Backbone):
 
     @property
     def max_batch_frames(self) -> int:
-        """Most feature frames of a batch: two maps of B1 and the copy that blanks padding then take 1 GiB."""
-        return 2**30 // (3 * 4 * self.config.channels[0] * self.config.n_mels)
+        """Most feature frames of a batch: two maps of B1 and the copy that blanks padding then take 128 MiB."""
+        return 2**27 // (3 * 4 * self.config.channels[0] * self.config.n_mels)
 
     @property
     def first_frame_time(self) -> float:
@@ -196,9 +196,12 @@ class WEANet(Backbone):
 
     def features(self, waveform: torch.Tensor) -> torch.Tensor:
         """Log-mel features of one window in dB; zeros follow the sound up to a whole number of segment hops."""
+        return self.config.spectrogram(waveform, self.frame_count(waveform.shape[-1]))
+
+    def frame_count(self, samples: int) -> int:
+        """Count the feature frames of a window: a multiple of the segments' hop."""
         hop = self.config.segment_hop
-        frames = 1 + waveform.shape[-1] // self.config.hop_length
-        return self.config.spectrogram(waveform, -(-frames // hop) * hop)
+        return -(-(1 + samples // self.config.hop_length) // hop) * hop
 
     def forward_normalised(self, x: torch.Tensor, lengths: torch.Tensor | None = None) -> NetworkOutput:
         """`forward` for features that are already normalised (and, in training, masked).

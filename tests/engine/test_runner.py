@@ -1,0 +1,68 @@
+"""Tests of the runner: few shapes of batches, and padding that no vector feels."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from sedembed.embedder import Embedder
+from sedembed.models.weanet import WEANet
+
+
+@pytest.fixture(params=["talnet", "weanet"])
+def embedder(request: pytest.FixtureRequest, untrained_embedder: Embedder, small_weanet: WEANet) -> Embedder:
+    return untrained_embedder if request.param == "talnet" else Embedder(small_weanet, device="cpu")
+
+
+def noise(samples: int) -> np.ndarray:
+    return np.random.default_rng(samples).normal(0, 0.1, samples).astype(np.float32)
+
+
+class TestShapes:
+    def test_few_lengths_for_all_lengths_of_sound(self, embedder: Embedder, monkeypatch: pytest.MonkeyPatch):
+        runner = embedder.runner
+        shapes = set()
+        forward = runner._forward
+
+        def seen(padded: torch.Tensor, lengths: torch.Tensor | None) -> object:
+            shapes.add(padded.shape[1])
+            return forward(padded, lengths)
+
+        monkeypatch.setattr(runner, "_forward", seen)
+        samples = range(runner.network.min_samples, 8 * 16_000, 6311)
+        runner.run([runner.features(noise(n)) for n in samples])
+        assert len(samples) > 15
+        assert len(shapes) <= 11  # one for each half second up to 3 s, then for each second
+
+    @pytest.mark.parametrize("seconds", [1, 3, 10, 60])
+    def test_usual_lengths_are_not_padded(self, embedder: Embedder, seconds: int):
+        runner = embedder.runner
+        frames = runner.network.frame_count(seconds * 16_000)
+        assert runner._round(frames) == frames
+
+    def test_the_longest_window(self, embedder: Embedder):
+        runner = embedder.runner
+        frames = runner.network.frame_count(runner.window_samples + runner.network.min_samples - 1)
+        assert frames <= runner._round(frames) <= 1.02 * frames + 32
+
+    @pytest.mark.parametrize("samples", [22_000, 41_234, 90_000])
+    def test_padding_reaches_no_result(self, embedder: Embedder, samples: int):
+        """Against the network itself, on the features as they are."""
+        runner = embedder.runner
+        features = runner.features(noise(samples))
+        assert runner._round(len(features)) > len(features)
+        with torch.inference_mode():
+            output = runner.network(features[None])
+            numerator, denominator = runner.network.pool_terms(output)
+        (found,) = runner.run([features], probabilities=True)
+        size = np.abs(output.frames[0].numpy()).max()
+        np.testing.assert_allclose(found.frames, output.frames[0].numpy(), atol=1e-5 * size)
+        assert found.pool_terms is not None
+        np.testing.assert_allclose(found.pool_terms[0] / found.pool_terms[1], (numerator / denominator)[0], atol=1e-5)
+        np.testing.assert_allclose(runner.frame_probabilities(features), output.probabilities[0].numpy(), atol=1e-5)
+
+    def test_counts_the_frames_of_the_front_end(self, embedder: Embedder):
+        network = embedder.runner.network
+        for samples in (network.min_samples, 16_000, 79_999, 80_000, 160_000):
+            assert network.frame_count(samples) == len(network.features(torch.zeros(samples)))
