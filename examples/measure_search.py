@@ -80,8 +80,8 @@ def check(out: Path, size: int, found: list[list[object]]) -> None:
         wide = block.astype(np.float64)
         cosines[rows] = wide @ query / np.linalg.norm(wide, axis=1) / np.linalg.norm(query)
     best = np.argsort(-cosines)[: len(found)]
-    assert [path for path, _ in found] == [store.paths[row] for row in best], "search is not exact"
-    np.testing.assert_allclose([cosine for _, cosine in found], cosines[best], rtol=1e-12)
+    assert [path for path, *_ in found] == [store.paths[row] for row in best], "search is not exact"
+    np.testing.assert_allclose([cosine for _, cosine, *_ in found], cosines[best], rtol=1e-12)
 
 
 def main() -> None:

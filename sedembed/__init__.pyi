@@ -20,7 +20,10 @@ from sedembed.models.weights import save_pretrained as save_pretrained
 from sedembed.probe.probe import LinearProbe as LinearProbe
 from sedembed.store.merge import merge_stores as merge_stores
 from sedembed.store.store import EmbeddingStore as EmbeddingStore
+from sedembed.store.store import Hit as Hit
 from sedembed.store.store import open_store as open_store
 from sedembed.types import Frames as Frames
+from sedembed.types import Tag as Tag
+from sedembed.types import Windows as Windows
 
 __version__: str

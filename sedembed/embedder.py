@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from itertools import chain, islice
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 import torch
@@ -16,15 +16,17 @@ from sedembed.detection.detect import detect, detect_blocks, detect_latest
 from sedembed.detection.events import DEFAULT_THRESHOLD, Event, EventRules
 from sedembed.engine.inputs import clip_blocks, is_several, list_clips, naming_clip, stream_blocks
 from sedembed.engine.runner import Runner
-from sedembed.engine.windows import ClipSum, WindowResult
+from sedembed.engine.windows import ClipSum, Hops, WindowResult
 from sedembed.engine.workers import run_clips
-from sedembed.errors import InvalidWaveformError
+from sedembed.errors import InvalidArgumentError, InvalidWaveformError
 from sedembed.models.base import Backbone
 from sedembed.models.registry import ModelRecord
 from sedembed.models.weights import describe_network, load_network, resolve
-from sedembed.types import AudioInput, Engine, Frames, Normalize, Precision
+from sedembed.types import AudioInput, Engine, Frames, Normalize, Precision, Tag, Windows
 
 __all__ = ["Embedder", "embed", "load_model"]
+
+_WINDOWS_AT_ONCE = 64
 
 
 class Embedder:
@@ -201,6 +203,95 @@ class Embedder:
             np.concatenate([window.times for window in windows]),
         )
 
+    def embed_windows(
+        self, x: AudioInput, sample_rate: int | None = None, window: float = 5.0, hop: float | None = None
+    ) -> Windows:
+        """Embed each window of one clip.
+
+        Each vector is the one that `embed` gives for the samples of the window alone.
+
+        Parameters
+        ----------
+        x : path, or array or tensor of shape (samples,)
+            One clip of any length; memory does not grow with that of a file, but for the result.
+        sample_rate : int, optional
+            As for `embed`.
+        window : float
+            Length of a window in seconds, at most 60.
+        hop : float, optional
+            From the start of one window to that of the next in seconds; by default `window`.
+
+        Returns
+        -------
+        Windows
+            Embeddings (n, embedding size), and start and end (n,) in seconds. All windows have the same length: the
+            last one ends with the clip, so it may overlap the one before it by more. A clip shorter than a window is
+            one window.
+
+        Raises
+        ------
+        InvalidWaveformError, AudioDecodeError, FileNotFoundError
+            As for `embed`; also for several clips at once.
+        ValueError
+            For a window or a hop out of range.
+        """
+        hops = Hops.check(window, hop, self.runner.shortest_window)
+        if is_several(x):
+            raise InvalidWaveformError(
+                "embed_windows takes one clip, a path or a 1-D array, because clips differ in length; got several: "
+                "call it once for each"
+            )
+        windows = self.runner.hops(clip_blocks(x, sample_rate, self.sample_rate), hops)
+        pieces = ((self.runner.features(samples), start, end) for samples, start, end, _ in windows)
+        vectors, places = list[NDArray[np.float32]](), list[tuple[float, float]]()
+        while batch := list(islice(pieces, _WINDOWS_AT_ONCE)):
+            for result in self.runner.run([features for features, *_ in batch]):
+                pooled = self.runner.new_sum()
+                pooled.add(result)
+                vectors.append(pooled.embedding)
+            places += [(start, end) for _, start, end in batch]
+        start, end = np.array(places, np.float64).T
+        return Windows(np.stack(vectors), start, end)
+
+    @overload
+    def top_tags(
+        self, x: list[Any] | tuple[Any, ...], sample_rate: int | None = None, k: int = 5
+    ) -> list[list[Tag]]: ...
+
+    @overload
+    def top_tags(self, x: AudioInput, sample_rate: int | None = None, k: int = 5) -> list[Tag]: ...
+
+    def top_tags(self, x: AudioInput, sample_rate: int | None = None, k: int = 5) -> list[Tag] | list[list[Tag]]:
+        """Name the most likely sound events of each clip.
+
+        Parameters
+        ----------
+        x, sample_rate
+            As for `embed`.
+        k : int
+            How many to name.
+
+        Returns
+        -------
+        list of Tag, or for several clips a list of such lists
+            Label and probability, as `tag` gives it; the most likely first, equal ones in the order of `labels`.
+
+        Raises
+        ------
+        InvalidWaveformError, AudioDecodeError, FileNotFoundError
+            As for `embed`.
+        ValueError
+            For `k` that is no whole number of at least 1.
+        """
+        if isinstance(k, bool) or not isinstance(k, (int, np.integer)) or k < 1:
+            raise InvalidArgumentError(f"k must be a whole number of at least 1, got {k!r}.")
+        probabilities = self.tag(x, sample_rate)
+        found = [
+            [Tag(self.labels[event], float(row[event])) for event in np.argsort(-row, kind="stable")[:k]]
+            for row in np.atleast_2d(probabilities)
+        ]
+        return found if probabilities.ndim == 2 else found[0]
+
     def stream(
         self,
         blocks: Iterable[ArrayLike],
@@ -240,6 +331,20 @@ class Embedder:
             return self.runner.stream_latest(self.runner.latest_windows(incoming, window, hop))
         return self.runner.stream(self.runner.windows(incoming))
 
+    @overload
+    def detect(
+        self,
+        x: list[Any] | tuple[Any, ...],
+        sample_rate: int | None = None,
+        threshold: float | Mapping[str, float] | ArrayLike = DEFAULT_THRESHOLD,
+        *,
+        labels: str | Iterable[str] | None = None,
+        median: float = 0.3,
+        min_duration: float = 0.0,
+        max_gap: float = 0.2,
+    ) -> list[list[Event]]: ...
+
+    @overload
     def detect(
         self,
         x: AudioInput,
@@ -250,7 +355,19 @@ class Embedder:
         median: float = 0.3,
         min_duration: float = 0.0,
         max_gap: float = 0.2,
-    ) -> list[Any]:
+    ) -> list[Event]: ...
+
+    def detect(
+        self,
+        x: AudioInput,
+        sample_rate: int | None = None,
+        threshold: float | Mapping[str, float] | ArrayLike = DEFAULT_THRESHOLD,
+        *,
+        labels: str | Iterable[str] | None = None,
+        median: float = 0.3,
+        min_duration: float = 0.0,
+        max_gap: float = 0.2,
+    ) -> list[Event] | list[list[Event]]:
         """Sound events with onset and offset.
 
         The probability of each sound in each frame is median-filtered. Frames at or above the threshold are active, and

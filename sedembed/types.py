@@ -7,7 +7,7 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["AudioInput", "Engine", "Frames", "Normalize", "Precision"]
+__all__ = ["AudioInput", "Engine", "Frames", "Normalize", "Precision", "Tag", "Windows"]
 
 Precision = Literal["float32", "bfloat16"]
 # What runs the network.
@@ -32,3 +32,34 @@ class Frames(NamedTuple):
 
     embeddings: NDArray[np.float32]
     times: NDArray[np.float64]
+
+
+class Windows(NamedTuple):
+    """Embeddings of the windows of a clip.
+
+    Attributes
+    ----------
+    embeddings : ndarray of float32, shape (n, embedding size)
+        One vector for each window.
+    start, end : ndarray of float64, shape (n,)
+        Where each window begins and ends, in seconds from the start of the clip.
+    """
+
+    embeddings: NDArray[np.float32]
+    start: NDArray[np.float64]
+    end: NDArray[np.float64]
+
+
+class Tag(NamedTuple):
+    """A sound event and how likely it is in a clip.
+
+    Attributes
+    ----------
+    label : str
+        Name of the event.
+    probability : float
+        From 0 to 1.
+    """
+
+    label: str
+    probability: float

@@ -255,3 +255,20 @@ def test_embedding_needs_no_librosa(untrained_model_dir, tmp_path):
     )
     command = [sys.executable, "-c", code, str(untrained_model_dir), str(tmp_path / "a.wav")]
     assert subprocess.run(command, capture_output=True, text=True, check=True).stdout.split() == []
+
+
+class TestTopTags:
+    def test_are_the_highest_of_tag(self, untrained_embedder: Embedder):
+        rng = np.random.default_rng(0)
+        clips = [rng.normal(0, 0.1, 16_000).astype(np.float32) for _ in range(2)]
+        probabilities = untrained_embedder.tag(clips)
+        several = untrained_embedder.top_tags(clips, k=3)
+        for row, tags in zip(probabilities, several, strict=True):
+            assert [tag.label for tag in tags] == [untrained_embedder.labels[i] for i in np.argsort(-row)[:3]]
+            np.testing.assert_allclose([tag.probability for tag in tags], np.sort(row)[::-1][:3], rtol=1e-5)
+        assert [tag.label for tag in untrained_embedder.top_tags(clips[0], k=3)] == [tag.label for tag in several[0]]
+
+    @pytest.mark.parametrize("k", [0, 1.5, True, "3"])
+    def test_k_is_a_whole_number(self, untrained_embedder: Embedder, k: object):
+        with pytest.raises(ValueError, match="k must be a whole number"):
+            untrained_embedder.top_tags(np.zeros(16_000), k=k)  # type: ignore[call-overload]

@@ -6,12 +6,14 @@ import logging
 import os
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 from sedembed.audio.listing import Listing, check_folder, list_recordings
 from sedembed.batch.loop import check_options
-from sedembed.batch.vector_job import VectorJob, write_vectors
+from sedembed.batch.vector_job import VectorJob, WindowJob, write_vectors
 from sedembed.embedder import Embedder, load_model
 from sedembed.engine.provenance import describe_run
+from sedembed.engine.windows import Hops
 from sedembed.errors import InvalidArgumentError
 from sedembed.store.store import EmbeddingStore, open_store
 from sedembed.store.writer import StoreWriter
@@ -27,6 +29,9 @@ def embed_folder(
     out: str | os.PathLike[str],
     model: str | os.PathLike[str] | Embedder = "talnet",
     *,
+    window: float | None = None,
+    hop: float | None = None,
+    tags: bool = False,
     frames: bool = False,
     workers: int | None = None,
     batch_size: int | None = None,
@@ -50,6 +55,13 @@ def embed_folder(
         Directory of the store: new, empty, or of an earlier run with the same settings. It may lie in `folder`.
     model : str, path or Embedder
         What `load_model` takes, or a loaded model.
+    window : float, optional
+        One row for each window of so many seconds, at most 60, instead of one for each recording. The last window ends
+        with the recording; one that is shorter than a window is one window.
+    hop : float, optional
+        From the start of one window to that of the next in seconds; by default `window`.
+    tags : bool
+        Also keep the probabilities of the sound events, in float16, beside each vector (`EmbeddingStore.tags`).
     frames : bool
         Also keep the frame embeddings, 40 kB for a second of sound with TALNet (`EmbeddingStore.frames`).
     workers : int, optional
@@ -81,8 +93,8 @@ def embed_folder(
         If `out` is something else than a store, of other settings or another folder, in use by another run, damaged,
         or the disk takes no more. What was written before is kept.
     ValueError
-        For `workers`, `batch_size` or `timeout` that are not positive, a precision that is not the model's, or a
-        `shard` that is not among n.
+        For `workers`, `batch_size` or `timeout` that are not positive, a window or hop out of range, a precision that
+        is not the model's, or a `shard` that is not among n.
     KeyboardInterrupt
         After Ctrl-C, once the files that are finished are on disk; a second Ctrl-C does not wait for that.
     ModelNotFoundError, WeightsError, DownloadError
@@ -100,12 +112,14 @@ def embed_folder(
     listing = list_recordings(folder, out)
     listing.refuse_empty(folder)
     model = _load(model, precision)
+    hops = _check_hops(model, window, hop, frames)
     logger.info("%s: %d sound files", folder, len(listing.files))
     if shard is not None:
         listing = listing.shard(*shard)
     if listing.ignored:
         logger.warning("%s: %s", folder, listing.describe_ignored())
-    return _embed_listing(folder, listing, out, model, frames, workers, batch_size, progress, timeout, shard)
+    run = {"workers": workers, "batch_size": batch_size, "progress": progress, "timeout": timeout}
+    return _embed_listing(folder, listing, out, model, hops, tags, frames, shard, run)
 
 
 def embed_files(
@@ -114,6 +128,9 @@ def embed_files(
     out: str | os.PathLike[str],
     model: str | os.PathLike[str] | Embedder = "talnet",
     *,
+    window: float | None = None,
+    hop: float | None = None,
+    tags: bool = False,
     frames: bool = False,
     workers: int | None = None,
     batch_size: int | None = None,
@@ -129,7 +146,7 @@ def embed_files(
         Where they are.
     paths : iterable of str
         Files relative to `folder`, with forward slashes; one that is named twice is embedded once.
-    out, model, frames, workers, batch_size, progress, precision, timeout
+    out, model, window, hop, tags, frames, workers, batch_size, progress, precision, timeout
         As for `embed_folder`, and so is going on after an interruption.
 
     Returns
@@ -152,7 +169,8 @@ def embed_files(
     for path in sorted(set(paths)):
         listing.add(path)
     model = _load(model, precision)
-    return _embed_listing(folder, listing, out, model, frames, workers, batch_size, progress, timeout)
+    run = {"workers": workers, "batch_size": batch_size, "progress": progress, "timeout": timeout}
+    return _embed_listing(folder, listing, out, model, _check_hops(model, window, hop, frames), tags, frames, None, run)
 
 
 def _check_shard(shard: object) -> None:
@@ -171,32 +189,38 @@ def _load(model: str | os.PathLike[str] | Embedder, precision: Precision | None)
     return model
 
 
+def _check_hops(model: Embedder, window: float | None, hop: float | None, frames: bool) -> Hops | None:
+    if window is None:
+        if hop is not None:
+            raise InvalidArgumentError(f"hop={hop!r} was given without a window; give window= as well.")
+        return None
+    if frames:
+        raise InvalidArgumentError("frames=True keeps frames of whole recordings; leave it out, or leave out window=.")
+    return Hops.check(window, hop, model.runner.shortest_window)
+
+
 def _embed_listing(
     folder: Path,
     listing: Listing,
     out: Path,
     model: Embedder,
+    hops: Hops | None,
+    tags: bool,
     frames: bool,
-    workers: int | None,
-    batch_size: int | None,
-    progress: bool | None,
-    timeout: float,
-    shard: tuple[int, int] | None = None,
+    shard: tuple[int, int] | None,
+    run: dict[str, Any],
 ) -> EmbeddingStore:
     """Embed what is listed and not yet done; the arguments have been checked."""
-    with StoreWriter(out, describe_run(model.runner, folder, frames=frames, shard=shard)) as writer:
+    description = describe_run(model.runner, folder, frames=frames, hops=hops, tags=tags, shard=shard)
+    with StoreWriter(out, description) as writer:
         writer.keep_failures(listing.files)
         for path, (error, message) in listing.failures.items():
             writer.fail(path, error, message)
-        job = VectorJob(model.runner, writer, frames=frames)
-        write_vectors(
-            job,
-            folder,
-            listing.files,
-            workers=workers,
-            batch_size=batch_size,
-            progress=progress,
-            timeout=timeout,
+        job: VectorJob | WindowJob = (
+            VectorJob(model.runner, writer, frames=frames, tags=tags)
+            if hops is None
+            else WindowJob(model.runner, writer, hops, tags=tags)
         )
+        write_vectors(job, folder, listing.files, **run)
         writer.finish()
     return open_store(out)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sedembed.cli.common import GOOD, AddCommand, complain, print_json
-from sedembed.errors import InvalidArgumentError, MissingFileError, SedembedError, StoreError
+from sedembed.errors import InvalidArgumentError, MissingFileError, MissingVectorError, SedembedError, StoreError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -29,7 +29,10 @@ def register(add: AddCommand) -> None:
     sub = add("search", _search, "find the recordings of a store that are most similar to one")
     sub.add_argument("store", metavar="STORE", type=Path, help="what `sedembed embed` wrote")
     sub.add_argument("query", metavar="QUERY", help="a sound file, or the path of a recording as the store has it")
-    sub.add_argument("-k", type=int, default=10, help="recordings to print (default: 10)")
+    sub.add_argument("-k", type=int, default=10, help="recordings or windows to print (default: 10)")
+    sub.add_argument(
+        "--at", metavar="S", type=float, help="of a recording with windows in the store: that of this second"
+    )
     _add_store_model(sub)
     sub.add_argument("--json", action="store_true", help="print the recordings as JSON")
 
@@ -75,45 +78,58 @@ def _add_store_model(sub: argparse.ArgumentParser) -> None:
 
 
 def _search(options: argparse.Namespace) -> int:
-    import pyarrow.compute as pc
-
     from sedembed.store.store import open_store
 
     if options.k < 1:
         raise InvalidArgumentError(f"-k needs a number of recordings of at least 1, got {options.k}")
     store = open_store(options.store)
     found = store.search(_query(store, options), options.k)
-    places = [pc.index(store.index["path"], path).as_py() for path, _ in found]
-    durations = store.index["duration"].take(places).to_pylist() if places else []
+    durations = [store.index["duration"][store.rows_of(hit.path).start].as_py() for hit in found]
     rows = [
-        {"path": path, "cosine": cosine, "duration": duration}
-        for (path, cosine), duration in zip(found, durations, strict=True)
+        {"path": hit.path, "cosine": hit.score, "duration": duration}
+        | ({} if hit.start is None else {"start": hit.start, "end": hit.end})
+        for hit, duration in zip(found, durations, strict=True)
     ]
     if options.json:
         print_json({"query": options.query, "store": str(options.store), "results": rows})
         return GOOD
     for row in rows:
-        print(f"{row['cosine']:.4f}\t{row['duration']:.2f} s\t{row['path']}")
+        place = f"{row['start']:.2f}-{row['end']:.2f}" if "start" in row else f"{row['duration']:.2f}"
+        print(f"{row['cosine']:.4f}\t{place} s\t{row['path']}")
     return GOOD
 
 
-def _query(store: EmbeddingStore, options: argparse.Namespace) -> str | NDArray[np.float32]:
-    """Vector of a sound file or, if there is no such file, path of a row."""
-    import pyarrow.compute as pc
-
-    if not Path(options.query).exists():
-        if pc.index(store.index["path"], options.query).as_py() < 0:
-            raise MissingFileError(
-                f"{options.query} is neither a sound file nor the path of a recording in {options.store}; paths there "
-                "are relative to the embedded folder"
-            )
-        if options.model or options.device:
+def _query(store: EmbeddingStore, options: argparse.Namespace) -> int | NDArray[np.float32]:
+    """Vector of a sound file or, if there is no such file, number of a row."""
+    if Path(options.query).exists():
+        if options.at is not None:
             raise InvalidArgumentError(
-                f"{options.query} is the path of a stored recording, whose vector is there already; leave out --model "
-                "and --device"
+                f"--at chooses a window of a recording in the store, and {options.query} is a file; leave it out."
             )
-        return str(options.query)
-    return _load(store, options).embed(options.query)
+        return _load(store, options).embed(options.query)
+    try:
+        rows = store.rows_of(options.query)
+    except MissingVectorError:
+        raise MissingFileError(
+            f"{options.query} is neither a sound file nor the path of a recording in {options.store}; paths there "
+            "are relative to the embedded folder"
+        ) from None
+    if options.model or options.device:
+        raise InvalidArgumentError(
+            f"{options.query} is the path of a stored recording, whose vector is there already; leave out --model "
+            "and --device"
+        )
+    if options.at is None:
+        if rows.stop - rows.start > 1:
+            raise InvalidArgumentError(
+                f"{options.query} has {rows.stop - rows.start} windows in {options.store}; choose one with "
+                "--at SECONDS."
+            )
+        return int(rows.start)
+    if not store.windows:
+        raise InvalidArgumentError(f"--at chooses a window, and {options.store} has none; leave it out.")
+    starts = store.index["start"][rows.start : rows.stop].to_numpy()
+    return int(rows.start) + max(0, int((starts <= options.at).sum()) - 1)
 
 
 def _load(store: EmbeddingStore, options: argparse.Namespace) -> Embedder:

@@ -25,6 +25,11 @@ def register(add: AddCommand) -> None:
     sub.add_argument("folder", metavar="FOLDER", help="with --ray also a pattern or a URL, such as s3://bucket/*.flac")
     sub.add_argument("-o", "--out", required=True, type=Path, help="directory of the store; run again to continue")
     add_model(sub)
+    sub.add_argument(
+        "--window", metavar="S", type=float, help="a vector for each window of S seconds (default: one a recording)"
+    )
+    sub.add_argument("--hop", metavar="S", type=float, help="from one window to the next (default: the window)")
+    sub.add_argument("--tags", action="store_true", help="keep the probabilities of the sound events too")
     sub.add_argument("--frames", action="store_true", help="keep the frame embeddings too")
     sub.add_argument("--workers", type=int, help="threads, or actors with --ray (default: by the number of cores)")
     sub.add_argument("--batch-size", type=int, help="most windows of one batch (default: 16)")
@@ -80,6 +85,9 @@ def _embed(options: argparse.Namespace) -> int:
         options.folder,
         options.out,
         load(options),
+        window=options.window,
+        hop=options.hop,
+        tags=options.tags,
         frames=options.frames,
         workers=options.workers,
         batch_size=options.batch_size,

@@ -9,7 +9,7 @@ from typing import Any
 
 from sedembed._utils.versions import VECTOR_PACKAGES, list_versions
 from sedembed.engine.runner import Runner
-from sedembed.engine.windows import WINDOW_SECONDS
+from sedembed.engine.windows import WINDOW_SECONDS, Hops
 from sedembed.store.layout import FORMAT_VERSION
 
 __all__ = ["FRONT_END_VERSION", "describe_run", "describe_settings", "sha256_of_model"]
@@ -38,6 +38,8 @@ def describe_run(
     *,
     frames: bool = False,
     kind: str = "embeddings",
+    hops: Hops | None = None,
+    tags: bool = False,
     shard: tuple[int, int] | None = None,
 ) -> dict[str, Any]:
     """Contents of `run.json`; the fingerprint covers `settings`, which hold all that vectors depend on.
@@ -52,6 +54,10 @@ def describe_run(
         Whether frame embeddings are kept too.
     kind : {"embeddings", "probabilities"}
         What the vectors are.
+    hops : Hops, optional
+        Windows that get a row each; by default a recording has one.
+    tags : bool
+        Whether the probabilities of the events are kept too.
     shard : (int, int), optional
         Number of the part of a job that the store holds, from 0, and how many there are. It is no setting: the shards
         of a job have one fingerprint.
@@ -65,6 +71,10 @@ def describe_run(
     }
     if kind != "embeddings":
         settings["vectors"] = kind
+    if hops is not None:
+        settings |= {"window": hops.window, "hop": hops.hop}
+    if tags:
+        settings["tags"] = runner.network.config.classes
     part = {} if shard is None else {"shard": {"index": shard[0], "count": shard[1], "complete": False}}
     return {
         "format_version": FORMAT_VERSION,

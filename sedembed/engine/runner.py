@@ -20,7 +20,9 @@ from sedembed.engine.windows import (
     LATEST_SECONDS,
     WINDOW_SECONDS,
     ClipSum,
+    Hops,
     WindowResult,
+    iter_hops,
     iter_latest,
     iter_windows,
     plan_batches,
@@ -103,6 +105,30 @@ class Runner:
     def windows(self, blocks: Iterable[NDArray[np.float32]]) -> Iterator[NDArray[np.float32]]:
         """Cut a sound, given in blocks at the network's own rate, into windows."""
         return iter_windows(blocks, self.window_samples, self.network.min_samples)
+
+    @property
+    def shortest_window(self) -> float:
+        """Shortest input of the network in seconds."""
+        return self.network.min_samples / self.network.sample_rate
+
+    def hops(
+        self, blocks: Iterable[NDArray[np.float32]], hops: Hops
+    ) -> Iterator[tuple[NDArray[np.float32], float, float, bool]]:
+        """Cut a sound into windows that get a vector each.
+
+        Yields
+        ------
+        window : ndarray of float32, shape (samples,)
+            A sound shorter than the network's shortest input is padded with zeros.
+        start, end : float
+            Seconds from the start of the sound.
+        last : bool
+            Whether the sound ends with it.
+        """
+        rate, minimum = self.network.sample_rate, self.network.min_samples
+        for window, start, last in iter_hops(blocks, *hops.samples(rate)):
+            padded = np.pad(window, (0, max(0, minimum - len(window))))
+            yield padded, start / rate, (start + len(window)) / rate, last
 
     def features(self, window: NDArray[np.float32]) -> torch.Tensor:
         """Features of one window, on the CPU, shape (feature frames, bins); safe to call from several threads."""

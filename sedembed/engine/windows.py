@@ -14,7 +14,9 @@ __all__ = [
     "LATEST_SECONDS",
     "WINDOW_SECONDS",
     "ClipSum",
+    "Hops",
     "WindowResult",
+    "iter_hops",
     "iter_latest",
     "iter_overlapping",
     "iter_windows",
@@ -129,6 +131,93 @@ def iter_overlapping(
             pending, held = [joined[hop:]], held - hop
     if held:
         yield np.concatenate(pending), True
+
+
+def iter_hops(
+    blocks: Iterable[NDArray[np.float32]], size: int, hop: int
+) -> Iterator[tuple[NDArray[np.float32], int, bool]]:
+    """Cut a stream of samples into windows of equal length, the last of which ends with the sound.
+
+    Parameters
+    ----------
+    blocks : iterable of ndarray of float32, shape (any,)
+        Consecutive samples in blocks of any length.
+    size, hop : int
+        Length of a window and distance from one to the next, in samples; `hop` is at most `size`.
+
+    Yields
+    ------
+    window : ndarray of float32, shape (size,); of a shorter sound all there is
+        The same windows whatever the lengths of the blocks; none for a stream without samples.
+    start : int
+        Its first sample: a multiple of `hop`, but for the last window.
+    last : bool
+        Whether the sound ends with it.
+    """
+    held = np.empty(0, np.float32)  # from the sample `first` on: the window before the next one is kept
+    first = start = 0
+    for block in blocks:
+        held = np.concatenate((held, block)) if len(held) else block
+        while first + len(held) > start + size:
+            yield held[start - first : start - first + size], start, False
+            held, first = held[start - first :], start
+            start += hop
+    end = first + len(held)
+    if end:
+        begin = max(0, end - size)
+        yield held[begin - first :], begin, True
+
+
+@dataclass(frozen=True)
+class Hops:
+    """Windows of a recording that get a vector each.
+
+    Parameters
+    ----------
+    window : float
+        Length of a window in seconds.
+    hop : float
+        From the start of one window to that of the next, in seconds.
+    """
+
+    window: float
+    hop: float
+
+    @classmethod
+    def check(cls, window: float, hop: float | None, shortest: float) -> Hops:
+        """Check lengths that a caller gives; without a hop, windows follow one another.
+
+        Parameters
+        ----------
+        window, hop
+            As above.
+        shortest : float
+            Shortest window of the network, in seconds.
+
+        Raises
+        ------
+        InvalidArgumentError
+            For what is no number of seconds, or out of range.
+        """
+        if not _is_seconds(window) or not shortest <= window <= WINDOW_SECONDS:
+            raise InvalidArgumentError(
+                f"Expected a window from {shortest:g} to {WINDOW_SECONDS:g} seconds, got {window!r}; without a window, "
+                "a recording of any length gets one vector."
+            )
+        if hop is not None and (not _is_seconds(hop) or not 0.01 <= hop <= window):
+            raise InvalidArgumentError(
+                f"Expected a hop from 0.01 seconds to the length of the window, {window:g}, got {hop!r}; by default "
+                "it is that length."
+            )
+        return cls(float(window), float(window if hop is None else hop))
+
+    def samples(self, rate: int) -> tuple[int, int]:
+        """Length of a window and hop in samples."""
+        return round(self.window * rate), round(self.hop * rate)
+
+
+def _is_seconds(value: object) -> bool:
+    return isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value, bool)
 
 
 @dataclass(frozen=True)

@@ -79,11 +79,15 @@ class Piece(NamedTuple):
         Length of the window at the network's rate.
     last : bool
         Whether the recording ends with it, where the job needs to know.
+    start, end : float
+        Seconds from the start of the recording, where the job needs to know.
     """
 
     features: torch.Tensor
     samples: int = 0
     last: bool = False
+    start: float = 0.0
+    end: float = 0.0
 
 
 class Step(NamedTuple):

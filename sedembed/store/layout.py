@@ -48,6 +48,7 @@ __all__ = [
     "read_frames",
     "read_run",
     "read_shard",
+    "schema_of",
     "shard_number",
     "shard_schema",
 ]
@@ -62,17 +63,35 @@ RECORDINGS_KEY = b"sedembed.recordings"
 FAILURES_SCHEMA = pa.schema([("path", pa.string()), ("error", pa.string()), ("message", pa.string())])
 
 
-def shard_schema(embedding_size: int) -> pa.Schema:
-    """Columns of a shard of clip vectors."""
+def shard_schema(embedding_size: int, windows: bool = False, tags: int = 0) -> pa.Schema:
+    """Columns of a shard of vectors.
+
+    Parameters
+    ----------
+    embedding_size : int
+        Length of a vector.
+    windows : bool
+        Whether a row is a window of a recording. The column ``last`` says whether the recording ends with it.
+    tags : int
+        How many probabilities of events stand beside a vector.
+    """
+    place = [("start", pa.float64()), ("end", pa.float64()), ("last", pa.bool_())]
     return pa.schema(
         [
             ("path", pa.string()),
-            ("duration", pa.float64()),
+            *(place if windows else [("duration", pa.float64())]),
             ("sample_rate", pa.int32()),
             ("channels", pa.int32()),
             ("embedding", pa.list_(pa.float32(), embedding_size)),
+            *([("tags", pa.list_(pa.float16(), tags))] if tags else []),
         ]
     )
+
+
+def schema_of(run: Mapping[str, Any]) -> pa.Schema:
+    """Columns of the shards of a store, by its `run.json`."""
+    settings = run["settings"]
+    return shard_schema(int(settings["embedding_size"]), "window" in settings, int(settings.get("tags", 0)))
 
 
 def frames_schema(embedding_size: int) -> pa.Schema:
@@ -82,10 +101,10 @@ def frames_schema(embedding_size: int) -> pa.Schema:
     )
 
 
-def as_matrix(column: pa.ChunkedArray, embedding_size: int) -> NDArray[np.float32]:
-    """Rows of an embedding column, shape (rows, embedding_size)."""
+def as_matrix(column: pa.ChunkedArray, size: int, dtype: type[np.floating] = np.float32) -> NDArray[Any]:
+    """Rows of a column of vectors, shape (rows, size)."""
     flat = [chunk.flatten().to_numpy(zero_copy_only=False) for chunk in column.chunks]
-    return np.concatenate([np.zeros(0, np.float32), *flat]).reshape(-1, embedding_size)
+    return np.concatenate([np.zeros(0, dtype), *flat]).reshape(-1, size)
 
 
 def shard_number(file: Path) -> int:
@@ -105,19 +124,18 @@ def name_of(file: Path) -> str:
     return file.name if file.name == FAILURES_FILE else f"{file.parent.name}/{file.name}"
 
 
-def read_shard(file: Path, embedding_size: int, columns: list[str], manifest: Manifest | None = None) -> pa.Table:
+def read_shard(file: Path, schema: pa.Schema, columns: list[str], manifest: Manifest | None = None) -> pa.Table:
     """Columns of one shard, checked against the manifest and against what this library writes."""
-    return open_shard(file, embedding_size, columns, manifest)[0]
+    return open_shard(file, schema, columns, manifest)[0]
 
 
 def open_shard(
-    file: Path, embedding_size: int, columns: list[str] | None, manifest: Manifest | None = None
+    file: Path, schema: pa.Schema, columns: list[str] | None, manifest: Manifest | None = None
 ) -> tuple[pa.Table, Content, list[tuple[int, int]] | None]:
     """Columns (None: all) of one shard, what the file holds, and size and time of change of its recordings if kept."""
     with naming_damage(file):
         data = file.read_bytes()
         found = content_of(data, 0)
-        schema = shard_schema(embedding_size)
         if manifest is not None and not manifest.fits(name_of(file), found):
             _refuse_schema(pq.read_schema(pa.BufferReader(data)), schema)
             current = Manifest.read(file.parents[1])
@@ -218,6 +236,9 @@ class _Settings:
 
     embedding_size: Annotated[int, Range(1, 2**20)]
     frames: bool
+    window: Annotated[float, Range(0, open=True)] | None = None
+    hop: Annotated[float, Range(0, open=True)] | None = None
+    tags: Annotated[int, Range(0, 2**20)] = 0
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -288,7 +309,7 @@ def check_files(directory: Path, run: dict[str, Any]) -> tuple[Manifest | None, 
             )
         try:
             for name in () if manifest is None else manifest.files:
-                _check_file(directory / name, name, manifest, int(run["settings"]["embedding_size"]))
+                _check_file(directory / name, name, manifest, schema_of(run))
             return manifest, shards
         except StoreError:
             if attempt == 2 or Manifest.read(directory) == manifest:
@@ -296,7 +317,7 @@ def check_files(directory: Path, run: dict[str, Any]) -> tuple[Manifest | None, 
     raise AssertionError("unreachable")
 
 
-def _check_file(file: Path, name: str, manifest: Manifest | None, embedding_size: int) -> None:
+def _check_file(file: Path, name: str, manifest: Manifest | None, schema: pa.Schema) -> None:
     """Look at one file: whether it is there, and of the size that the manifest names."""
     assert manifest is not None
     try:
@@ -308,7 +329,7 @@ def _check_file(file: Path, name: str, manifest: Manifest | None, embedding_size
     if manifest.fits_size(name, size):
         return
     if name.startswith(f"{SHARDS}/"):
-        read_shard(file, embedding_size, [], manifest)  # says more of what is wrong
+        read_shard(file, schema, [], manifest)  # says more of what is wrong
     raise damaged(file, f"it has {size} bytes, not as many as the manifest says")
 
 

@@ -11,10 +11,20 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from sedembed._utils.files import sha256_of
 from sedembed.errors import InvalidArgumentError, StoreError
-from sedembed.store.layout import FRAMES, damaged, list_shards, name_of, open_shard, read_failures, shard_number
+from sedembed.store.layout import (
+    FRAMES,
+    damaged,
+    list_shards,
+    name_of,
+    open_shard,
+    read_failures,
+    schema_of,
+    shard_number,
+)
 from sedembed.store.manifest import Content
 from sedembed.store.store import EmbeddingStore, open_store
 from sedembed.store.writer import SHARD_ROWS, StoreWriter, refuse_others
@@ -74,7 +84,8 @@ def merge_stores(
     owners = _owners(sources)
     with StoreWriter(out, _without_shard(opened[0].run)) as writer:
         stale = [path for path, (_, about) in owners.items() if path in writer.done and _changed(writer, path, about)]
-        writer.forget(stale)
+        # Of a recording that an interrupted merge copied in part, all windows are copied again.
+        writer.forget([*stale, *writer.started])
         failures = _failures(sources, owners)
         writer.keep_failures(failures)
         for path, failure in failures.items():
@@ -105,7 +116,7 @@ class _Source:
         files = list_shards(store.directory)
         recordings: dict[str, _Recording | None] = {}
         for file in files:
-            table, _, about = open_shard(file, store.embedding_size, ["path"], store.manifest)
+            table, _, about = open_shard(file, schema_of(store.run), ["path"], store.manifest)
             known: Sequence[_Recording | None] = about or [None] * len(table)
             recordings.update(zip(table["path"].to_pylist(), known, strict=True))
         return cls(store, files, recordings)
@@ -114,10 +125,10 @@ class _Source:
         self, owners: dict[str, tuple[int, _Recording | None]], number: int, done: set[str]
     ) -> Iterator[tuple[pa.Table, list[_Recording] | None, list[Path]]]:
         """Yield the rows of each file that this store gives to the merged one, and the files of their frames."""
-        size, manifest = self.store.embedding_size, self.store.manifest
+        schema, manifest = schema_of(self.store.run), self.store.manifest
         frames = list_shards(self.store.directory, FRAMES)
         for file in self.files:
-            table, _, about = open_shard(file, size, None, manifest)
+            table, _, about = open_shard(file, schema, None, manifest)
             paths = table["path"].to_pylist()
             keep = [row for row, path in enumerate(paths) if owners[path][0] == number and path not in done]
             if keep:
@@ -206,12 +217,17 @@ def _owners(sources: Sequence[_Source]) -> dict[str, tuple[int, _Recording | Non
     for path, numbers in twice.items():
         first, *others = (sources[number].store for number in numbers)
         for other in others:
-            if not np.array_equal(first[path].vector, other[path].vector):
+            if not np.array_equal(_vectors_of(first, path), _vectors_of(other, path)):
                 raise StoreError(
                     f"{path} has different vectors in {first.directory} and {other.directory}, so the file changed "
                     "between the two runs; run both again, then merge."
                 )
     return owners
+
+
+def _vectors_of(store: EmbeddingStore, path: str) -> NDArray[np.float32]:
+    """Vectors of a recording, one or one for each window."""
+    return np.stack([recording.vector for recording in store[store.rows_of(path)]])
 
 
 def _failures(

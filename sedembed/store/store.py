@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 import html
 import logging
 import os
@@ -29,8 +30,8 @@ from sedembed.store.layout import (
     read_frames,
     read_run,
     read_shard,
+    schema_of,
     shard_number,
-    shard_schema,
 )
 from sedembed.store.manifest import Manifest
 from sedembed.store.nearest import Block, nearest, row_norms
@@ -49,11 +50,12 @@ logger = logging.getLogger(__name__)
 IN_MEMORY = 2**28
 _SEARCH_ROWS = 8192
 _NATIVE = ("duration", "sample_rate", "channels")
-_STATE = ("directory", "run", "_manifest", "_shards")
+_PLACE = ("start", "end")
+_STATE = ("directory", "run", "_schema", "_manifest", "_shards")
 
 
 class Hit(NamedTuple):
-    """A recording that a search found.
+    """A recording, or a window of one, that a search found.
 
     Attributes
     ----------
@@ -61,10 +63,14 @@ class Hit(NamedTuple):
         Relative to the embedded folder.
     score : float
         Cosine of the angle to the query, from -1 to 1.
+    start, end : float or None
+        Where the window begins and ends, in seconds; None in a store without windows.
     """
 
     path: str
     score: float
+    start: float | None = None
+    end: float | None = None
 
 
 class Recording(NamedTuple):
@@ -82,6 +88,8 @@ class Recording(NamedTuple):
         Hz, of the file.
     channels : int
         Of the file.
+    start, end : float or None
+        Where the window begins and ends, in seconds; None in a store without windows.
     """
 
     path: str
@@ -89,6 +97,8 @@ class Recording(NamedTuple):
     duration: float
     sample_rate: int
     channels: int
+    start: float | None = None
+    end: float | None = None
 
 
 def open_store(out: str | os.PathLike[str]) -> EmbeddingStore:
@@ -121,6 +131,9 @@ def open_store(out: str | os.PathLike[str]) -> EmbeddingStore:
 class EmbeddingStore:
     """The vectors of a folder, one row for each file that could be read, sorted by path.
 
+    In a store that was made with ``window=`` a row is a window of a recording; the rows of a path are in the order of
+    time, and `index`, recordings and hits carry ``start`` and ``end`` in seconds.
+
     Parameters
     ----------
     directory : path
@@ -143,6 +156,7 @@ class EmbeddingStore:
     def __init__(self, directory: str | os.PathLike[str]) -> None:
         self.directory = Path(directory).expanduser()
         self.run = read_run(self.directory)
+        self._schema = schema_of(self.run)
         self._manifest, self._shards = check_files(self.directory, self.run)
 
     def __repr__(self) -> str:
@@ -150,17 +164,18 @@ class EmbeddingStore:
 
     def _repr_html_(self) -> str:
         model = self.run.get("model", {}).get("name", "")
-        head = self.index.slice(0, 5).to_pylist()
-        rows = "".join(
-            f"<tr><td>{html.escape(row['path'])}</td><td>{row['duration']:.2f}</td><td>{row['sample_rate']}</td>"
-            f"<td>{row['channels']}</td></tr>"
-            for row in head
-        )
+        units = {"start": " (s)", "end": " (s)", "duration": " (s)", "sample_rate": " (Hz)"}
+        names = self.index.column_names
+        head = "".join(f"<th>{name.replace('_', ' ')}{units.get(name, '')}</th>" for name in names)
+        cells = [
+            [f"{value:.2f}" if isinstance(value, float) else html.escape(str(value)) for value in row.values()]
+            for row in self.index.slice(0, 5).to_pylist()
+        ]
+        rows = "".join(f"<tr>{''.join(f'<td>{cell}</td>' for cell in row)}</tr>" for row in cells)
         return (
             f"<p>{html.escape(str(self.directory))}: {len(self)} vectors of {self.embedding_size} numbers, "
             f"{len(self.failures)} failures, model {html.escape(model)}</p>"
-            f"<table><tr><th>path</th><th>duration (s)</th><th>sample rate (Hz)</th><th>channels</th></tr>"
-            f"{rows}</table>"
+            f"<table><tr>{head}</tr>{rows}</table>"
         )
 
     def __getstate__(self) -> dict[str, Any]:
@@ -180,7 +195,7 @@ class EmbeddingStore:
     def __getitem__(self, row: slice) -> list[Recording]: ...
 
     def __getitem__(self, row: int | str | slice) -> Recording | list[Recording]:
-        """One recording by its row or path, or several by a slice of rows, with vectors."""
+        """One recording by its row or path, or several by a slice of rows (`rows_of`), with vectors."""
         if isinstance(row, slice):
             return [self._recording(number) for number in range(*row.indices(len(self)))]
         if isinstance(row, bool) or not isinstance(row, (int, np.integer, str)):
@@ -202,7 +217,7 @@ class EmbeddingStore:
         Returns
         -------
         pandas.DataFrame
-            Columns path, duration (s), sample_rate (Hz), channels.
+            Columns path, duration (s), sample_rate (Hz), channels; with windows also start and end (s).
 
         Raises
         ------
@@ -233,19 +248,19 @@ class EmbeddingStore:
         copied = self._vector_file.read_index(self._shards)
         if copied is not None:
             return copied
-        size = self.embedding_size
-        columns = [field.name for field in shard_schema(size) if field.name != "embedding"]
-        empty = shard_schema(size).empty_table().select(columns)
-        shards = (read_shard(file, size, columns, self._manifest) for file in self._shards)
+        columns = [name for name in self._schema.names if name not in ("embedding", "tags", "last")]
+        empty = self._schema.empty_table().select(columns)
+        shards = (read_shard(file, self._schema, columns, self._manifest) for file in self._shards)
         table = pa.concat_tables([empty, *(shard.replace_schema_metadata(None) for shard in shards)])
-        order = pc.sort_indices(table["path"]).to_numpy().astype(np.int64)
+        keys = ["path", "start"] if self.windows else ["path"]
+        order = pc.sort_indices(table, [(key, "ascending") for key in keys]).to_numpy().astype(np.int64)
         index = table.take(order)
-        if pc.count_distinct(index["path"]).as_py() != len(index):
+        if len(index.group_by(keys).aggregate([])) != len(index):
             raise StoreError(
                 f"{self.directory} holds more than one vector of one path, so two runs wrote to it at once; "
                 "delete it and run embed_folder again."
             )
-        return index, order
+        return (_with_durations(index) if self.windows else index), order
 
     @cached_property
     def _place(self) -> NDArray[np.int64]:
@@ -256,13 +271,51 @@ class EmbeddingStore:
 
     @property
     def index(self) -> pa.Table:
-        """Table of the columns path, duration (s), sample_rate (Hz) and channels, one row a vector."""
+        """Table of the columns path, duration (s), sample_rate (Hz) and channels, one row a vector.
+
+        With windows, start and end (s) follow the path.
+        """
         return self._order[0]
 
     @cached_property
     def paths(self) -> list[str]:
         """Path of each row, relative to the folder, with forward slashes."""
         return list(self.index["path"].to_pylist())
+
+    @property
+    def windows(self) -> bool:
+        """Whether a row is a window of a recording."""
+        return "window" in self.run["settings"]
+
+    def rows_of(self, path: str) -> slice:
+        """Rows of a recording: one, or with windows one for each, in the order of time.
+
+        Raises
+        ------
+        KeyError
+            If the store holds no such path.
+        """
+        first = pc.index(self.index["path"], path).as_py()
+        if first < 0:
+            raise MissingVectorError(
+                f"{path!r} has no vector in {self.directory}; paths are relative to the embedded folder."
+            )
+        end = bisect.bisect_right(self.paths, path) if self.windows else first + 1
+        return slice(first, end)
+
+    @cached_property
+    def tags(self) -> NDArray[np.float16] | None:
+        """Probabilities of the events, shape (N, classes), in the order of `paths`; None without ``tags=True``."""
+        if "tags" not in self._schema.names:
+            return None
+        size = int(self.run["settings"]["tags"])
+        tags, start = np.empty((len(self), size), np.float16), 0
+        for file in self._shards:
+            block = as_matrix(read_shard(file, self._schema, ["tags"], self._manifest)["tags"], size, np.float16)
+            tags[self._place[start : start + len(block)]] = block
+            start += len(block)
+        tags.flags.writeable = False
+        return tags
 
     @cached_property
     def failures(self) -> pa.Table:
@@ -312,14 +365,15 @@ class EmbeddingStore:
         query : array of shape (D,) or (Q, D), str, int or list of str
             A vector, such as `model.embed(...)` gives with the model of the store, or the path or number of a row;
             or several vectors or paths, which is faster than one after the other. A recording of the store that is
-            asked for by path or number is left out of its own hits.
+            asked for by path or number is left out of its own hits; of a recording of several windows, give the
+            number of a row.
         k : int
             How many to return; fewer if the store is smaller.
 
         Returns
         -------
         list of Hit, or for several queries a list of such lists
-            Path and score (cosine), best first; equal ones by path.
+            Path and score (cosine), with windows also start and end (s); best first, equal ones by path.
 
         Raises
         ------
@@ -343,12 +397,11 @@ class EmbeddingStore:
             raise InvalidArgumentError(f"k must be a whole number of at least 1, got {k!r}.")
         queries, own, several = self._queries(query)
         count = int(k) + (1 if own is not None else 0)
-        names = self.index["path"]
         found = []
         for number, (rows, cosines) in enumerate(self._nearest(queries, count)):
             hits = zip(rows, cosines, strict=True)
             chosen = [(row, cosine) for row, cosine in hits if own is None or row != own[number]][: int(k)]
-            found.append([Hit(names[row].as_py(), float(cosine)) for row, cosine in chosen])
+            found.append([self._hit(int(row), float(cosine)) for row, cosine in chosen])
         return found if several else found[0]
 
     def frames(self, path: str) -> Frames:
@@ -390,6 +443,8 @@ class EmbeddingStore:
     def export(self, path: str | os.PathLike[str]) -> Path:
         """Write one ``.npz`` file with the arrays `vectors` and `paths`; `numpy.load` needs no pickle for it.
 
+        With windows, ``start`` and ``end`` (s) stand beside them; and ``tags`` where the store keeps them.
+
         Parameters
         ----------
         path : path
@@ -412,8 +467,12 @@ class EmbeddingStore:
             raise InvalidArgumentError(
                 f"Expected a file name that ends in .npz, got {str(file)!r}; Parquet is there already."
             )
+        arrays: dict[str, Any] = {"vectors": self.vectors, "paths": np.array(self.paths, dtype=np.str_)}
+        arrays |= {name: self.index[name].to_numpy() for name in _PLACE if self.windows}
+        if self.tags is not None:
+            arrays["tags"] = self.tags
         with atomic_file(file) as opened:
-            np.savez(opened, vectors=self.vectors, paths=np.array(self.paths, dtype=np.str_))
+            np.savez(opened, **arrays)
         return file
 
     def _row(self, query: str | int) -> int:
@@ -421,16 +480,22 @@ class EmbeddingStore:
             if not -len(self) <= query < len(self):
                 raise MissingVectorError(f"row {query} is not in {self.directory}, which has {len(self)} rows.")
             return query % len(self)
-        row = pc.index(self.index["path"], query).as_py()
-        if row < 0:
-            raise MissingVectorError(
-                f"{query!r} has no vector in {self.directory}; paths are relative to the embedded folder."
+        rows = self.rows_of(query)
+        if rows.stop - rows.start > 1:
+            raise InvalidArgumentError(
+                f"Expected one row, and {query!r} has {rows.stop - rows.start} windows; give the number of a row, from "
+                f"{rows.start} to {rows.stop - 1}."
             )
-        return int(row)
+        return int(rows.start)
 
     def _recording(self, row: int) -> Recording:
         values = self.index.slice(row, 1).to_pylist()[0]
-        return Recording(values["path"], self._read_row(row), *(values[name] for name in _NATIVE))
+        native = (values[name] for name in _NATIVE)
+        return Recording(values["path"], self._read_row(row), *native, *(values.get(name) for name in _PLACE))
+
+    def _hit(self, row: int, score: float) -> Hit:
+        place = [self.index[name][row].as_py() for name in _PLACE if self.windows]
+        return Hit(self.index["path"][row].as_py(), score, *place)
 
     def _queries(self, query: ArrayLike | Sequence[str]) -> tuple[NDArray[np.float64], NDArray[np.int64] | None, bool]:
         """Make unit vectors of shape (Q, D); with the rows that were asked for, and whether they were several."""
@@ -469,7 +534,7 @@ class EmbeddingStore:
         return np.atleast_2d(scaled / np.linalg.norm(scaled, axis=-1, keepdims=True))
 
     def _read_vectors(self, file: Path) -> NDArray[np.float32]:
-        table = read_shard(file, self.embedding_size, ["embedding"], self._manifest)
+        table = read_shard(file, self._schema, ["embedding"], self._manifest)
         return as_matrix(table["embedding"], self.embedding_size)
 
     def _read_row(self, row: int) -> NDArray[np.float32]:
@@ -546,3 +611,12 @@ class EmbeddingStore:
             return
         for numbers, block in self.blocks():
             yield Block(numbers, block, row_norms(block))
+
+
+def _with_durations(index: pa.Table) -> pa.Table:
+    """Add the column duration to sorted rows of windows: a recording is as long as its last window says."""
+    codes = index["path"].combine_chunks().dictionary_encode().indices.to_numpy()
+    last = np.append(np.flatnonzero(np.diff(codes)), len(codes) - 1) if len(codes) else np.empty(0, np.int64)
+    lengths = np.diff(last, prepend=-1)
+    durations = np.repeat(index["end"].to_numpy()[last], lengths)
+    return index.add_column(index.column_names.index("end") + 1, "duration", pa.array(durations, pa.float64()))

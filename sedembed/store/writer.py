@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import math
 import os
 import shutil
 import time
@@ -50,8 +51,8 @@ from sedembed.store.layout import (
     open_shard,
     read_failures,
     read_run,
+    schema_of,
     shard_number,
-    shard_schema,
 )
 from sedembed.store.manifest import MANIFEST_FILE, Content, Manifest, content_of
 
@@ -72,12 +73,14 @@ _OPTIONS: dict[str, Any] = {"compression": "zstd", "use_dictionary": ["path"], "
 
 
 class _Row(NamedTuple):
-    path: str
-    duration: float
-    sample_rate: int
-    channels: int
+    values: tuple[Any, ...]  # in the order of the columns, path first, up to the embedding
     embedding: NDArray[np.float32]
+    tags: NDArray[np.float32] | None
     recording: tuple[int, int] | None
+
+    @property
+    def path(self) -> str:
+        return str(self.values[0])
 
 
 class FrameRows:
@@ -164,7 +167,9 @@ class StoreWriter:
     Attributes
     ----------
     done : set of str
-        Paths that had vectors when the store was opened.
+        Paths that had vectors when the store was opened, with windows those of all windows.
+    started : dict of str to int
+        Paths whose recording is not at its end, and how many of its windows are on disk.
     failures : dict of str to (str, str)
         Error and message of each failed path.
 
@@ -176,7 +181,8 @@ class StoreWriter:
 
     def __init__(self, directory: Path, run: dict[str, Any]) -> None:
         self.directory = directory
-        self._size = int(run["settings"]["embedding_size"])
+        self._schema, self._size = schema_of(run), int(run["settings"]["embedding_size"])
+        self._hop: float | None = run["settings"].get("hop")
         self._with_frames = bool(run["settings"]["frames"])
         self._open_frames: set[FrameRows] = set()
         self._rows: list[_Row] = []
@@ -186,6 +192,7 @@ class StoreWriter:
         self._manifest = Manifest()
         self._recordings: dict[str, tuple[int, int]] = {}
         self.done: set[str] = set()
+        self.started: dict[str, int] = {}
         self.failures: dict[str, tuple[str, str]] = {}
         _refuse_foreign(directory)
         try:
@@ -241,6 +248,7 @@ class StoreWriter:
         embedding: NDArray[np.float32],
         frames: FrameRows | None = None,
         recording: tuple[int, int] | None = None,
+        tags: NDArray[np.float32] | None = None,
     ) -> None:
         """Take the vectors of one file; they are kept from the next `commit` on.
 
@@ -258,6 +266,8 @@ class StoreWriter:
             What `open_frames` gave, filled.
         recording : (int, int), optional
             Size of the file in bytes and its time of change in ns, taken before it was read (see `unchanged`).
+        tags : ndarray of float32, shape (classes,), optional
+            Probabilities of the events, in a store that keeps them.
         """
         if frames is not None and frames.on_disk:
             frames.finish()
@@ -266,8 +276,31 @@ class StoreWriter:
             for piece in frames.held:
                 self._shared.add(*piece)
             self.drop_frames(frames)
-        self._rows.append(_Row(path, duration, sample_rate, channels, embedding, recording))
+        self._rows.append(_Row((path, duration, sample_rate, channels), embedding, tags, recording))
         self._changed |= self.failures.pop(path, None) is not None
+
+    def add_window(
+        self,
+        path: str,
+        place: tuple[float, float, bool],
+        sample_rate: int,
+        channels: int,
+        embedding: NDArray[np.float32],
+        recording: tuple[int, int] | None = None,
+        tags: NDArray[np.float32] | None = None,
+    ) -> None:
+        """Take the vector of the next window of a file; it may be on disk before the file is at its end.
+
+        Parameters
+        ----------
+        path, sample_rate, channels, embedding, recording, tags
+            As for `add`.
+        place : (float, float, bool)
+            Start and end in seconds, and whether the recording ends with it.
+        """
+        self._rows.append(_Row((path, *place, sample_rate, channels), embedding, tags, recording))
+        if place[2]:
+            self._changed |= self.failures.pop(path, None) is not None
 
     def fail(self, path: str, error: str, message: str) -> None:
         """Record that a file gave no vector; what is not valid UTF-8 is escaped."""
@@ -299,17 +332,18 @@ class StoreWriter:
         return self._recordings.get(path, (size, modified_ns)) == (size, modified_ns)
 
     def forget(self, paths: Iterable[str]) -> None:
-        """Remove the vectors of recordings that have changed, so that they can be added anew.
+        """Remove the vectors of recordings, so that they can be added anew.
 
         Raises
         ------
         StoreError
             If the disk takes no more. What was done stays: each shard is replaced in one step.
         """
-        gone = set(paths) & self.done
+        paths = set(paths)
+        self._rows = [row for row in self._rows if row.path not in paths]
+        gone = paths & (self.done | self.started.keys())
         for file in list_shards(self.directory) if gone else []:
-            names = [field.name for field in shard_schema(self._size)]
-            table, _, recordings = open_shard(file, self._size, names, self._manifest)
+            table, _, recordings = open_shard(file, self._schema, None, self._manifest)
             keep = [number for number, path in enumerate(table["path"].to_pylist()) if path not in gone]
             if len(keep) < len(table):
                 left = None if recordings is None else [recordings[number] for number in keep]
@@ -317,6 +351,7 @@ class StoreWriter:
         self.done -= gone
         for path in gone:
             self._recordings.pop(path, None)
+            self.started.pop(path, None)
 
     def add_shard(self, table: pa.Table, recordings: list[tuple[int, int]] | None, frames: Iterable[Path] = ()) -> None:
         """Take rows of another store, as one shard that is on disk afterwards.
@@ -363,10 +398,12 @@ class StoreWriter:
         # Failures before the shard: a path that has a vector by now is never listed as failed at the same time.
         tables = self._failure_table()
         if self._rows:
-            schema = shard_schema(self._size)
-            columns = list(zip(*(row[:4] for row in self._rows), strict=True))
-            arrays = [pa.array(column, field.type) for column, field in zip(columns, schema, strict=False)]
-            table = pa.table([*arrays, _lists([row.embedding[None] for row in self._rows])], schema=schema)
+            columns = list(zip(*(row.values for row in self._rows), strict=True))
+            arrays = [pa.array(column, field.type) for column, field in zip(columns, self._schema, strict=False)]
+            arrays.append(_lists([row.embedding[None] for row in self._rows]))
+            if "tags" in self._schema.names:
+                arrays.append(_lists([row.tags[None] for row in self._rows if row.tags is not None], np.float16))
+            table = pa.table(arrays, schema=self._schema)
             recordings = [row.recording for row in self._rows if row.recording is not None]
             known = recordings if len(recordings) == len(self._rows) else None
             tables[f"{SHARDS}/vectors-{self._next:05d}.parquet"] = self._with_recordings(table, known)
@@ -374,10 +411,22 @@ class StoreWriter:
             self._write(tables, frames)
             self._changed = False
         if self._rows:
-            logger.debug("shard %d: %d files", self._next, len(self._rows))
+            logger.debug("shard %d: %d rows", self._next, len(self._rows))
             self._next += 1
+            self._note_windows()
             self._rows.clear()
         self._committed = time.monotonic()
+
+    def _note_windows(self) -> None:
+        """Note which recordings are on disk in part: those whose last window is still to come."""
+        if self._hop is None:
+            return
+        for row in self._rows:
+            if row.values[3]:  # the last one
+                self.started.pop(row.path, None)
+                self.done.add(row.path)
+            else:
+                self.started[row.path] = self.started.get(row.path, 0) + 1
 
     def finish(self) -> None:
         """Commit, and note in the `run.json` of a shard that its run has ended, which merging asks for."""
@@ -473,11 +522,13 @@ class StoreWriter:
     def _read_files(self, manifest: Manifest) -> None:
         """Check all files, and learn from them what is done; what is missing and can be made anew is left out."""
         files: dict[str, tuple[Content, ...]] = {}
+        windows = _Windows()
         shards = list_shards(self.directory)
         for file in shards:
-            table, content, recordings = open_shard(file, self._size, ["path"], manifest)
+            names = ["path"] if self._hop is None else ["path", "start", "last"]
+            table, content, recordings = open_shard(file, self._schema, names, manifest)
             paths = table["path"].to_pylist()
-            self.done.update(paths)
+            windows.add(table) if self._hop is not None else self.done.update(paths)
             self._recordings.update(zip(paths, recordings or [], strict=False))
             files[name_of(file)] = (content,)
         self._next = 1 + shard_number(shards[-1]) if shards else 0
@@ -512,6 +563,10 @@ class StoreWriter:
             logger.warning("%s: %s is missing; a new one is written", self.directory, FAILURES_FILE)
             self._changed = True
         self._manifest = Manifest(files)
+        if self._hop is not None:
+            self.done, self.started, broken = windows.summarise(self._hop)
+            self.started.update(dict.fromkeys(broken, 0))
+            self.forget(broken)
 
     def _sweep(self) -> None:
         """Remove what was left half written, and frames whose clips were not committed."""
@@ -524,8 +579,33 @@ class StoreWriter:
                 file.unlink(missing_ok=True)
 
 
-def _lists(blocks: list[NDArray[np.float32]]) -> pa.FixedSizeListArray:
-    matrix = np.concatenate(blocks)
+class _Windows:
+    """What is known of the windows on disk: how many of each recording, the start of the latest, and the last one."""
+
+    def __init__(self) -> None:
+        self._seen: dict[str, tuple[int, float, bool]] = {}
+
+    def add(self, table: pa.Table) -> None:
+        for path, start, last in zip(*(table[name].to_pylist() for name in ("path", "start", "last")), strict=True):
+            count, latest, ended = self._seen.get(path, (0, 0.0, False))
+            self._seen[path] = (count + 1, max(latest, start), ended or last)
+
+    def summarise(self, hop: float) -> tuple[set[str], dict[str, int], list[str]]:
+        """Paths that are done, those that have begun with their number of windows, and those with a gap."""
+        done, started, broken = set[str](), dict[str, int](), list[str]()
+        for path, (count, latest, ended) in self._seen.items():
+            # The last window ends with the sound, so it may begin between two multiples of the hop.
+            if count != 1 + (math.ceil(latest / hop - 1e-3) if ended else round(latest / hop)):
+                broken.append(path)
+            elif ended:
+                done.add(path)
+            else:
+                started[path] = count
+        return done, started, broken
+
+
+def _lists(blocks: list[NDArray[np.float32]], dtype: type[np.floating] = np.float32) -> pa.FixedSizeListArray:
+    matrix = np.concatenate(blocks).astype(dtype, copy=False)
     return pa.FixedSizeListArray.from_arrays(pa.array(matrix.reshape(-1)), matrix.shape[1])
 
 

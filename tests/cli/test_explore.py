@@ -39,8 +39,8 @@ class TestSearch:
         found = json.loads(capsys.readouterr().out)
         assert found["query"] == "sub/b ö.flac"
         expected = sedembed.open_store(made).search("sub/b ö.flac", 2)
-        assert [(row["path"], row["cosine"]) for row in found["results"]] == expected
-        assert [row["duration"] for row in found["results"]] == [SOUNDS[path] for path, _ in expected]
+        assert [(row["path"], row["cosine"]) for row in found["results"]] == [hit[:2] for hit in expected]
+        assert [row["duration"] for row in found["results"]] == [SOUNDS[hit.path] for hit in expected]
 
     def test_a_file_comes_before_a_path(
         self,

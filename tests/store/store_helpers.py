@@ -63,5 +63,5 @@ def reference(store: EmbeddingStore, query: np.ndarray, k: int) -> list[tuple[st
 
 
 def assert_same(found: list[tuple[str, float]], expected: list[tuple[str, float]]) -> None:
-    assert [path for path, _ in found] == [path for path, _ in expected]
-    np.testing.assert_allclose([c for _, c in found], [c for _, c in expected], rtol=1e-12, atol=1e-14)
+    assert [hit.path for hit in found] == [path for path, _ in expected]
+    np.testing.assert_allclose([hit.score for hit in found], [c for _, c in expected], rtol=1e-12, atol=1e-14)

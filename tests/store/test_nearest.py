@@ -41,7 +41,7 @@ class TestSearchEverywhere:
         for number in (0, 5, 63, 64, 66):
             assert_same(several[number], reference(expected, queries[number], 9))
             assert several[number] == store.search(queries[number], 9)
-        assert [path for path, _ in store.search(queries[0], 1000)] == [
+        assert [hit.path for hit in store.search(queries[0], 1000)] == [
             path for path, _ in reference(expected, queries[0], 1000)
         ]
         assert "search" in {entry.name for entry in store.directory.iterdir()} or way == "memory"
@@ -68,8 +68,8 @@ class TestSearchEverywhere:
         query = rows[same[0]] + 0.1 * rng.standard_normal(size)
         found = store.search(query, 25)
         paths = sorted(f"{number * 7919 % 10007:05d}.wav" for number in same)
-        assert [path for path, _ in found] == paths[:25]
-        assert len({cosine for _, cosine in found}) == 1
+        assert [hit.path for hit in found] == paths[:25]
+        assert len({hit.score for hit in found}) == 1
         one, other = paths[30], paths[3]
         assert [hit.path for hit in store.search(one, 25)] == paths[:25]
         assert [hit.path for hit in store.search(other, 25)] == [path for path in paths if path != other][:25]
@@ -91,8 +91,8 @@ class TestSearchEverywhere:
         expected = reference(open_store(tmp_path / "out"), query, 60)
         for scale in (1.0, 1e-300, 1e300):
             found = store.search(query * scale, 60)
-            assert [path for path, _ in found] == [path for path, _ in expected]
-            np.testing.assert_allclose([c for _, c in found], [c for _, c in expected], atol=1e-12)
-        assert f"{5 * 7919 % 10007:05d}.wav" in {path for path, _ in found[:3]}
+            assert [hit.path for hit in found] == [path for path, _ in expected]
+            np.testing.assert_allclose([hit.score for hit in found], [c for _, c in expected], atol=1e-12)
+        assert f"{5 * 7919 % 10007:05d}.wav" in {hit.path for hit in found[:3]}
         for count in (1, 2, 3):
             assert store.search(query, count) == found[:count]

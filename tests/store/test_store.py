@@ -12,7 +12,7 @@ import pyarrow.dataset as ds
 import pytest
 
 from sedembed.errors import StoreError
-from sedembed.store.store import EmbeddingStore, open_store
+from sedembed.store.store import EmbeddingStore, Hit, open_store
 from sedembed.store.writer import StoreWriter
 from tests.store.store_helpers import SIZE, describe, fill, vector
 
@@ -71,8 +71,8 @@ class TestSearch:
         unit = store.vectors / np.linalg.norm(store.vectors, axis=1, keepdims=True)
         scores = unit @ (query / np.linalg.norm(query))
         found = store.search(query * 1000, k=4)
-        assert [path for path, _ in found] == [store.paths[i] for i in np.argsort(-scores)[:4]]
-        np.testing.assert_allclose([score for _, score in found], np.sort(scores)[::-1][:4], atol=1e-6)
+        assert [hit.path for hit in found] == [store.paths[i] for i in np.argsort(-scores)[:4]]
+        np.testing.assert_allclose([hit.score for hit in found], np.sort(scores)[::-1][:4], atol=1e-6)
         assert len(store.search(query, k=100)) == 6
 
     @pytest.mark.parametrize("query", ["004.wav", 3, np.int64(3), -3])
@@ -89,7 +89,7 @@ class TestSearch:
             for path in ("c.wav", "a.wav", "b.wav"):
                 writer.add(path, 1.0, 16_000, 1, np.float32([1, 0, 0, 0]) * (path != "b.wav"))
             writer.commit()
-        assert open_store(tmp_path).search([2, 0, 0, 0]) == [("a.wav", 1.0), ("c.wav", 1.0), ("b.wav", 0.0)]
+        assert open_store(tmp_path).search([2, 0, 0, 0]) == [Hit("a.wav", 1.0), Hit("c.wav", 1.0), Hit("b.wav", 0.0)]
 
     @pytest.mark.parametrize(
         ("query", "k", "error", "message"),
