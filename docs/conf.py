@@ -9,7 +9,7 @@ release = version = sedembed.__version__
 
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.autosummary", "numpydoc"]
 source_suffix = {".md": "markdown"}
-exclude_patterns = ["training/*"]
+exclude_patterns = ["training/*", "results/*"]
 myst_heading_anchors = 3
 myst_enable_extensions = ["colon_fence"]
 # Links to files of the repository are for those who read the pages as files.

@@ -16,7 +16,10 @@ import numpy as np
 import torch
 
 import sedembed
+from sedembed._evaluation.evaluate import digest_clips
 from sedembed._evaluation.tasks.esc50 import ESC50
+from sedembed._utils.machine import describe_machine
+from sedembed._utils.versions import list_versions
 from sedembed.audio.reader import load_audio
 from sedembed.models.frontend import log_mel
 from sedembed.models.weights import load_network, resolve
@@ -66,13 +69,20 @@ def main() -> None:
         probe = sedembed.LinearProbe(normalize=normalize).fit(x[part.train], y[part.train], folds=part.inner_folds)
         accuracies.append(float(probe.score(x[part.test], y[part.test])))
         chosen.append(probe.C_)
+    command = f"python examples/esc50_baselines.py --data {arguments.data.name} --features {arguments.features}"
     result = {
+        "task": "esc50",
         "features": arguments.features,
         "clips": len(clips),
         "accuracy": round(float(np.mean(accuracies)), 4),
         "std": round(float(np.std(accuracies, ddof=1)), 4),
         "folds": [round(accuracy, 4) for accuracy in accuracies],
         "C": chosen,
+        "command": f"{command} --model {arguments.model}" if arguments.features == "untrained" else command,
+        "seed": 0,
+        "clips_sha256": digest_clips(arguments.data, clips),
+        "versions": list_versions("torch", "numpy", "scipy", "scikit-learn", "soundfile", "soxr"),
+        "hardware": describe_machine(),
     }
     print(json.dumps(result))
 

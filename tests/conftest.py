@@ -6,8 +6,9 @@ import csv
 import json
 import multiprocessing
 import os
+import tempfile
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from importlib.resources import files
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -26,6 +27,22 @@ from sedembed.embedder import Embedder, load_model
 from sedembed.models.talnet import TALNet, TALNetConfig
 from sedembed.models.weanet import WEANet, WEANetConfig
 from sedembed.models.weights import save_pretrained
+from tests.network_guard import sitecustomize  # guards this process
+
+# No test may use the network, nor may a process that it starts: such a process imports `sitecustomize` from the path.
+_REFUSED = Path(tempfile.gettempdir()) / f"sedembed-tests-refused-{os.getpid()}"
+os.environ[sitecustomize.LOG] = str(_REFUSED)
+_GUARD = str(Path(__file__).parent / "network_guard")
+os.environ["PYTHONPATH"] = os.pathsep.join([_GUARD, *filter(None, [os.environ.get("PYTHONPATH")])])
+
+
+@pytest.fixture(autouse=True)
+def _no_network() -> Iterator[None]:
+    yield
+    if _REFUSED.exists():
+        refused = _REFUSED.read_text(encoding="utf-8")
+        _REFUSED.unlink()
+        pytest.fail(f"the test, or a process that it started, tried to use the network: {refused}")
 
 
 @pytest.fixture(scope="session")
