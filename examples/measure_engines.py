@@ -1,8 +1,9 @@
 """Speed and agreement of the engines: ``python examples/measure_engines.py FOLDER``.
 
 Each engine and precision embeds the same files into a store, in a process of its own, in turn; ratios are taken round
-by round, so a machine whose speed drifts does not spoil them. ``--hand`` adds the work as one would write it by hand.
+by round, so a machine whose speed drifts does not spoil them. Vectors are compared with those of PyTorch in float32.
 ``--ray`` compares one worker of a Ray cluster on this machine with two. Let nothing else run meanwhile.
+`examples/benchmark.py` compares the engines with the work by hand, on made-up sounds.
 """
 
 from __future__ import annotations
@@ -23,11 +24,6 @@ ENGINES = ("torch-float32", "torch-bfloat16", "openvino-float32", "openvino-bflo
 
 
 def embed(folder: Path, model: str, kind: str) -> dict[str, Any]:
-    if kind == "hand":
-        import compare_speed
-
-        done = compare_speed.by_hand(folder)
-        return {"wall": done["wall"], "seconds": done["seconds"], "vectors": np.stack(list(done["vectors"].values()))}
     import sedembed
 
     with tempfile.TemporaryDirectory() as out:
@@ -72,7 +68,6 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--limit", type=int, help="use only the first so many files")
     parser.add_argument("--engines", nargs="+", default=list(ENGINES), choices=ENGINES)
-    parser.add_argument("--hand", action="store_true", help="also by hand (TALNet only)")
     parser.add_argument("--ray", action="store_true", help="one worker of Ray against two, instead of the engines")
     parser.add_argument("--json", type=Path, help="file for the figures")
     parser.add_argument("--only", help=argparse.SUPPRESS)
@@ -83,7 +78,7 @@ def main() -> None:
         np.save(arguments.keep, result.pop("vectors"))
         print(json.dumps(result))
         return
-    kinds = ["ray-1", "ray-2"] if arguments.ray else [*(["hand"] if arguments.hand else []), *arguments.engines]
+    kinds = ["ray-1", "ray-2"] if arguments.ray else arguments.engines
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary) / "sounds"
         folder.mkdir()
@@ -94,22 +89,18 @@ def main() -> None:
             {kind: run(folder, arguments.model, kind, keep[kind]) for kind in kinds} for _ in range(arguments.rounds)
         ]
         vectors = {kind: np.load(keep[kind]) for kind in kinds}
-    base = "ray-1" if arguments.ray else "torch-float32" if "torch-float32" in kinds else kinds[0]
+    base = kinds[0]
     table = {
         kind: {
             "audio_seconds_per_second": rounds[0][kind]["seconds"] / statistics.median(r[kind]["wall"] for r in rounds),
             "ratio": statistics.median(r[base]["wall"] / r[kind]["wall"] for r in rounds),
-            "to_hand": statistics.median(r["hand"]["wall"] / r[kind]["wall"] for r in rounds)
-            if "hand" in kinds
-            else None,
             **agreement(vectors[base], vectors[kind]),
         }
         for kind in kinds
     }
     for kind, row in table.items():
-        hand = "" if row["to_hand"] is None else f"  x{row['to_hand']:5.2f} by hand"
         print(
-            f"{kind:18} {row['audio_seconds_per_second']:6.0f} audio-s/s  x{row['ratio']:5.2f} {base}{hand}  cosine "
+            f"{kind:18} {row['audio_seconds_per_second']:6.0f} audio-s/s  x{row['ratio']:5.2f} {base}  cosine "
             f"median {row['median_cosine']:.6f}, least {row['least_cosine']:.6f}  difference {row['difference']:.1e}"
         )
     if arguments.json is not None:

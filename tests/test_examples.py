@@ -57,6 +57,18 @@ def test_compare_speed(esc50):
     assert float(printed.rsplit("at most ", 1)[1]) < 1e-4
 
 
+@pytest.mark.slow
+def test_measure_engines(esc50, small_weanet_dir, tmp_path):
+    file = tmp_path / "figures.json"
+    engines = ("torch-float32", "torch-bfloat16")
+    options = ("--model", small_weanet_dir, "--limit", 4, "--rounds", 1, "--json", file, "--engines", *engines)
+    printed = run("measure_engines.py", esc50 / "audio", *options)
+    assert all(engine in printed for engine in engines)
+    figures = json.loads(file.read_text())["engines"]
+    assert figures["torch-float32"]["difference"] == 0
+    assert 0 < figures["torch-bfloat16"]["difference"] < 0.1
+
+
 def test_compare_training_speed():
     printed = run("compare_training_speed.py", "--models", "talnet", "--rounds", 1, "--clips", 2, "--seconds", 0.5)
     rows = [line.split(" | ") for line in printed.splitlines()[2:]]
