@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
 
 from sedembed._evaluation.tasks.base import Clip, Contents, Round, Task, read_table
-from sedembed._evaluation.tasks.recordings import check_root
+from sedembed._evaluation.tasks.recordings import any_case, check_root
 from sedembed.errors import DatasetError
 
 __all__ = ["FSDKaggle2019Curated", "FSDKaggle2019Noisy"]
@@ -55,15 +56,18 @@ class _FSDKaggle2019(Task):
             there = self._list(data, folder)
             if (data / folder / folder).is_dir():
                 raise self.refuse(data, f"the recordings lie one folder too deep; move {folder}/{folder} to {folder}")
-            extra += sorted(there.difference(clip.path for clip in named))
+            find = any_case(there, [clip.path for clip in named])
+            found = {clip.path: find(clip.path) for clip in named}
+            extra += sorted(there.difference(file for file in found.values() if file is not None))
             for clip in named:
+                path = found[clip.path] or clip.path
                 reason = self._known_bad.get(clip.path.removeprefix(f"{audio}/"))
                 if reason is not None:
-                    excluded[clip.path] = reason
+                    excluded[path] = reason
                     continue
-                clips.append(clip)
-                if clip.path not in there:
-                    missing.append(clip.path)
+                clips.append(replace(clip, path=path))
+                if found[clip.path] is None:
+                    missing.append(path)
         if excluded:
             used = sum(clip.part == self._training for clip in clips)
             notes.append(f"{used} of {used + len(excluded)} training clips are used, the others are known to be bad")

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sedembed._evaluation.tasks.base import Clip, Contents, Round, Task
-from sedembed._evaluation.tasks.recordings import check_root
+from sedembed._evaluation.tasks.recordings import any_case, check_root
 from sedembed.errors import DatasetError
 
 __all__ = ["TOP_TAGS", "MagnaTagATune"]
@@ -81,15 +81,17 @@ class MagnaTagATune(Task):
             notes.append(f"incomplete: {_ANNOTATIONS} has {len(annotations.ids)} of {_ROWS} rows")
         notes += _compare_tags(annotations)
         there = self._list(data, root)
+        find = any_case(there, [root + path for path in annotations.paths])
+        found = {path: find(root + path) for path in annotations.paths}
         clips: list[Clip] = []
         excluded: dict[str, str] = {}
         top = annotations.given[:, [annotations.tags.index(tag) for tag in TOP_TAGS]]
         for clip_id, path, given in zip(annotations.ids, annotations.paths, top, strict=True):
             if clip_id in _BROKEN:
-                excluded[root + path] = f"clip {clip_id} is known to be broken"
+                excluded[found[path] or root + path] = f"clip {clip_id} is known to be broken"
                 continue
             labels = tuple(TOP_TAGS[k] for k in np.flatnonzero(given))
-            clips.append(Clip(root + path, labels, _PARTS[path[0]], _OFFSETS.sub("", path)))
+            clips.append(Clip(found[path] or root + path, labels, _PARTS[path[0]], _OFFSETS.sub("", path)))
         tagged = [clip for clip in clips if clip.labels]
         notes.append(
             f"clips without a top-50 tag are {'kept' if self.keep_untagged else 'left out'}, the paper does not say "
@@ -97,7 +99,7 @@ class MagnaTagATune(Task):
         )
         if not self.keep_untagged:
             clips = tagged
-        extra = sorted(there.difference(root + path for path in annotations.paths))
+        extra = sorted(there.difference(file for file in found.values() if file is not None))
         return Contents(clips, [clip.path for clip in clips if clip.path not in there], extra, excluded, notes)
 
     def rounds(self, clips: Sequence[Clip]) -> list[Round]:
@@ -175,7 +177,7 @@ class MagnaTagATune(Task):
     def _find_recordings(self, data: Path) -> str:
         """Find the 16 folders: "" if they are in the data folder, else the name of the one around them and a slash."""
         children = sorted(child for child in data.iterdir() if child.is_dir() and not child.name.startswith("."))
-        roots = [root for root in (data, *children) if any(any((root / f).glob("[!.]*.mp3")) for f in _FOLDERS)]
+        roots = [root for root in (data, *children) if any(map(_holds_sound, _sound_folders(root)))]
         if not roots:
             raise self.refuse(
                 data,
@@ -192,13 +194,24 @@ class MagnaTagATune(Task):
         from sedembed.audio.listing import list_recordings
 
         there: set[str] = set()
-        for folder in (f"{root}{name}" for name in _FOLDERS):
-            if (data / folder).is_dir():
-                listing = list_recordings(data / folder)
-                for path, (_, message) in listing.failures.items():
-                    raise self.refuse(data, f"{folder}/{path} cannot be used: {message}")
-                there.update(f"{folder}/{path}" for path in listing.files)
+        for place in _sound_folders(data / root):
+            folder = f"{root}{place.name}"
+            listing = list_recordings(place)
+            for path, (_, message) in listing.failures.items():
+                raise self.refuse(data, f"{folder}/{path} cannot be used: {message}")
+            there.update(f"{folder}/{path}" for path in listing.files)
         return there
+
+
+def _sound_folders(root: Path) -> list[Path]:
+    """Those of the 16 folders that are there, in any case."""
+    return sorted(child for child in root.iterdir() if child.name.lower() in tuple(_FOLDERS) and child.is_dir())
+
+
+def _holds_sound(folder: Path) -> bool:
+    from sedembed.audio.reader import AUDIO_EXTENSIONS
+
+    return any(file.suffix.lower() in AUDIO_EXTENSIONS for file in folder.iterdir() if not file.name.startswith("."))
 
 
 def _compare_tags(annotations: _Annotations) -> list[str]:

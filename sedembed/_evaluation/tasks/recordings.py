@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
 from sedembed._evaluation.tasks.base import Clip, Contents, Task
 
-__all__ = ["check_root", "compare", "whole_number"]
+__all__ = ["any_case", "check_root", "compare", "whole_number"]
 
 
 def check_root(task: Task, data: Path, metadata: str) -> None:
@@ -41,6 +41,23 @@ def whole_number(
             f"{allowed[-1]}; fetch it again",
         )
     return value
+
+
+def any_case(files: Collection[str], named: Collection[str]) -> Callable[[str], str | None]:
+    """Make a function that finds the file of a recording: of its very name, else of another case or suffix.
+
+    Parameters
+    ----------
+    files : collection of str
+        Files that are there.
+    named : collection of str
+        All paths of the metadata: a file that one of them names exactly is given to no other.
+    """
+    exact = set(files)
+    loose: dict[str, str] = {}
+    for file in sorted(exact.difference(named)):
+        loose.setdefault(_stem(file).casefold(), file)
+    return lambda path: path if path in exact else loose.get(_stem(path).casefold())
 
 
 def compare(

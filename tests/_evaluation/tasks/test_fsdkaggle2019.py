@@ -112,6 +112,18 @@ class TestFSDKaggle2019:
         for clip in contents.clips:
             assert load_audio(data / clip.path, None)[0].shape[-1] > 1000
 
+    def test_names_and_suffixes_in_any_case(self, kaggle):
+        task, data, folder, _ = kaggle
+        before = task.read(data)
+        for number, file in enumerate([*(data / folder).iterdir(), *(data / TEST).iterdir()]):
+            file.rename(file.with_name(f"{file.stem.upper()}{('.WAV', '.Flac')[number % 2]}"))
+        contents = task.read(data)
+        assert not contents.missing
+        assert not contents.extra
+        assert [clip.labels for clip in contents.clips] == [clip.labels for clip in before.clips]
+        assert len(contents.excluded) == len(before.excluded)
+        assert all((data / clip.path).is_file() for clip in contents.clips)
+
     def test_known_bad_clips_are_left_out_of_the_curated_set(self, kaggle):
         task, data, folder, _ = kaggle
         contents = task.read(data)

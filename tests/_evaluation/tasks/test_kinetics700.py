@@ -160,6 +160,14 @@ class TestKineticsHeldOut:
         for label, size in sizes.items():
             assert abs(taken[label] - 205 * size / 5_424) < 1
 
+    @pytest.mark.parametrize("clips", [5_424, 5_600, 5_200])
+    def test_lists_of_other_editions_give_as_many(self, monkeypatch: pytest.MonkeyPatch, clips: int) -> None:
+        monkeypatch.setattr(kinetics700, "_SIZES", {"train": 5_424, "validate": 10})
+        monkeypatch.setattr(kinetics700, "_HELD_OUT", 205)
+        (only,) = Kinetics700().rounds(make_clips({"a": clips - 1000, "b": 1000}))
+        assert only.validation is not None
+        assert len(only.validation) == 205
+
     def test_the_real_numbers(self) -> None:
         assert kinetics700._HELD_OUT == 20_525
         assert round(542_357 * kinetics700._HELD_OUT / kinetics700._SIZES["train"]) == 20_525  # the edition of 2019

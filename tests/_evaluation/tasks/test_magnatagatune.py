@@ -95,6 +95,29 @@ class TestMagnaTagATune:
         for clip in contents.clips:
             assert load_audio(magna / clip.path, None)[0].shape[-1] > 2000
 
+    def test_names_and_suffixes_in_any_case(self, magna):
+        before = MagnaTagATune().read(magna)
+        for folder in list((magna / "mp3").iterdir()):
+            for file in list(folder.iterdir()):
+                file.rename(file.with_name(f"{file.stem.upper()}.MP3"))
+            folder.rename(folder.with_name("renamed")).rename(folder.with_name(folder.name.upper()))
+        contents = MagnaTagATune().read(magna)
+        assert not contents.missing
+        assert not contents.extra
+        assert [(clip.labels, clip.part, clip.group) for clip in contents.clips] == [
+            (clip.labels, clip.part, clip.group) for clip in before.clips
+        ]
+        assert all((magna / clip.path).is_file() for clip in contents.clips)
+        assert len(contents.excluded) == 1
+
+    def test_a_file_that_another_row_names_is_not_taken(self, magna):
+        """Names that differ only in case: each row has its own file, or none."""
+        twin = MAGNA[0][1].upper().replace("F/", "f/").replace(".MP3", ".mp3")
+        annotations(magna, [*MAGNA, (99999, twin, ["rock"])])
+        contents = MagnaTagATune().read(magna)
+        assert contents.missing == [f"mp3/{twin}"]
+        assert len({clip.path for clip in contents.clips}) == len(contents.clips)
+
     def test_both_readings_of_untagged_clips(self, magna):
         kept, tagged = MagnaTagATune().read(magna), MagnaTagATune(keep_untagged=False).read(magna)
         assert tagged.clips == [clip for clip in kept.clips if clip.labels]
