@@ -22,7 +22,7 @@ from sedembed.batch.embed_folder import embed_files
 from sedembed.batch.loop import check_options
 from sedembed.embedder import Embedder, load_model
 from sedembed.errors import InvalidArgumentError, MissingPackageError, StoreError
-from sedembed.store.layout import list_shards, open_shard
+from sedembed.store.layout import list_shards, open_shard, schema_of
 from sedembed.store.merge import RowBuffer
 from sedembed.store.store import EmbeddingStore, open_store
 from sedembed.store.writer import SHARD_ROWS, SHARD_SECONDS, StoreWriter
@@ -41,6 +41,9 @@ def embed_dataset(
     model: str | os.PathLike[str] | Embedder = "talnet",
     workers: int | None = None,
     *,
+    window: float | None = None,
+    hop: float | None = None,
+    tags: bool = False,
     files_per_task: int = 64,
     timeout: float = 60.0,
     storage_options: Mapping[str, Any] | None = None,
@@ -65,6 +68,8 @@ def embed_dataset(
         What `load_model` takes, or a loaded model. It is sent to the workers.
     workers : int, optional
         Number of actors; by default one for each CPU of the cluster.
+    window, hop, tags
+        As for `embed_folder`.
     files_per_task : int
         Recordings of one task; so many are read again if a worker dies.
     timeout : float
@@ -117,18 +122,20 @@ def embed_dataset(
             f"Workers run on CPUs, and the model is on {loaded.device}; load it with device='cpu'."
         )
     out = Path(out).expanduser()
-    with StoreWriter(out, _describe(loaded, location)) as writer:
+    options = {"window": window, "hop": hop, "tags": tags, "timeout": timeout}
+    with StoreWriter(out, _describe(loaded, location, options)) as writer:
         listing = location.listing
         writer.keep_failures(listing.files)
         for path, failure in listing.failures.items():
             writer.fail(path, *failure)
         _forget_changed(writer, location)
+        writer.forget(writer.started)  # recordings of which embed_folder wrote some windows
         left = [path for path in listing.files if path not in writer.done]
         logger.info("%s: %d of %d recordings are left", out, len(left), len(listing.files))
         if left:
             with _cluster(ray):
                 count = _count_workers(ray, workers, len(left), files_per_task)
-                tasks = _run(ray, loaded, location, left, count, files_per_task, timeout)
+                tasks = _run(ray, loaded, location, left, count, files_per_task, options)
                 bar = tqdm(
                     total=len(listing.files),
                     initial=len(listing.files) - len(left),
@@ -141,10 +148,10 @@ def embed_dataset(
     return open_store(out)
 
 
-def _describe(model: Embedder, location: Location) -> dict[str, Any]:
+def _describe(model: Embedder, location: Location, options: dict[str, Any]) -> dict[str, Any]:
     """Contents of `run.json`: those of a store that `embed_files` makes here, about the place of the recordings."""
     with tempfile.TemporaryDirectory() as place:
-        run = embed_files(place, [], Path(place) / "out", model, progress=False).run
+        run = embed_files(place, [], Path(place) / "out", model, progress=False, **options).run
     return {**{key: value for key, value in run.items() if key != "manifest"}, "folder": location.url}
 
 
@@ -190,7 +197,13 @@ def _count_workers(ray: Any, workers: int | None, files: int, files_per_task: in
 
 
 def _run(
-    ray: Any, model: Embedder, location: Location, paths: list[str], workers: int, files_per_task: int, timeout: float
+    ray: Any,
+    model: Embedder,
+    location: Location,
+    paths: list[str],
+    workers: int,
+    files_per_task: int,
+    settings: dict[str, Any],
 ) -> Iterator[dict[str, Any]]:
     """Give the tasks to the workers; their results in the order in which they are done."""
     context = ray.data.DataContext.get_current()
@@ -205,7 +218,7 @@ def _run(
         warnings.simplefilter("ignore")  # Ray 2.60 deprecates that option and has no other for it
         dataset = ray.data.from_items([{"path": path} for path in paths], override_num_blocks=tasks).map_batches(
             _Worker,
-            fn_constructor_args=(ray.put(model), place, timeout),
+            fn_constructor_args=(ray.put(model), place, settings),
             batch_size=files_per_task,
             compute=ray.data.ActorPoolStrategy(size=workers),
             num_cpus=1,
@@ -258,22 +271,22 @@ def _write(writer: StoreWriter, tasks: Iterator[dict[str, Any]], left: set[str],
 class _Worker:
     """An actor of Ray Data: paths in, rows of a store out."""
 
-    def __init__(self, model: Embedder, place: dict[str, Any], timeout: float) -> None:
+    def __init__(self, model: Embedder, place: dict[str, Any], options: dict[str, Any]) -> None:
         import ray
 
         self._model: Embedder = ray.get(model) if isinstance(model, ray.ObjectRef) else model
-        self._place, self._timeout = place, timeout
+        self._place, self._options = place, options
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, list[Any]]:
         paths = [str(path) for path in batch["path"]]
         location = Location(self._place["url"], None, self._place["options"])  # type: ignore[arg-type]
         with tempfile.TemporaryDirectory(prefix="sedembed-") as place:
-            rows, about, failures = embed_task(location, paths, Path(place), self._model, self._timeout)
+            rows, about, failures = embed_task(location, paths, Path(place), self._model, self._options)
         return {"rows": [rows], "about": [json.dumps(about)], "failures": [json.dumps(failures)]}
 
 
 def embed_task(
-    location: Location, paths: list[str], place: Path, model: Embedder, timeout: float
+    location: Location, paths: list[str], place: Path, model: Embedder, options: dict[str, Any]
 ) -> tuple[list[bytes], list[list[tuple[int, int]] | None], list[tuple[str, str, str]]]:
     """Embed some recordings into a store of a worker; internal.
 
@@ -287,8 +300,8 @@ def embed_task(
         An empty folder, for copies and for the store.
     model : Embedder
         The network.
-    timeout : float
-        As for `embed_folder`.
+    options : dict
+        For `embed_files`.
 
     Returns
     -------
@@ -311,10 +324,10 @@ def embed_task(
                 names[name] = path
             except Exception as error:  # of the file system's own client: no common base
                 failures.append((path, type(error).__name__, str(error) or repr(error)))
-    store = embed_files(folder, names, place / "out", model, workers=1, progress=False, timeout=timeout)
+    store = embed_files(folder, names, place / "out", model, workers=1, progress=False, **options)
     rows, about = [], []
     for file in list_shards(store.directory):
-        table, _, recordings = open_shard(file, store.embedding_size, None, store.manifest)
+        table, _, recordings = open_shard(file, schema_of(store.run), None, store.manifest)
         column = table.schema.get_field_index("path")
         renamed = pa.array([names[path] for path in table["path"].to_pylist()], pa.string())
         table = table.set_column(column, table.schema.field(column), renamed)

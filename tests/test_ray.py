@@ -70,8 +70,10 @@ def in_process(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
     pytest.importorskip("ray", reason="needs the extra ray")
     ran: list[list[str]] = []
 
-    def run(_: Any, model: Embedder, location: Any, paths: list[str], *others: Any) -> Iterator[dict[str, Any]]:
-        worker = sedembed.ray._Worker(model, {"url": location.url, "options": location.options}, 60.0)
+    def run(
+        _: Any, model: Embedder, location: Any, paths: list[str], workers: int, size: int, options: dict[str, Any]
+    ) -> Iterator[dict[str, Any]]:
+        worker = sedembed.ray._Worker(model, {"url": location.url, "options": location.options}, options)
         for start in range(0, len(paths), 2):
             ran.append(paths[start : start + 2])
             yield {key: value[0] for key, value in worker({"path": ran[-1]}).items()}
@@ -168,6 +170,14 @@ class TestTasks:
         assert "memory://" in message
         assert "broken.wav" in message
         assert "sedembed-" not in message  # the folder of the worker
+
+    def test_windows_and_tags(self, in_process, memory: str, sounds, embedder, tmp_path: Path):
+        options = {"window": 1.0, "hop": 0.5, "tags": True}
+        store = sedembed.ray.embed_dataset(memory, tmp_path / "out", embedder, **options)
+        expected = embed_folder(sounds, tmp_path / "expected", embedder, **options)
+        assert_same(store, expected)
+        assert len(store) > len(SOUNDS)
+        np.testing.assert_allclose(store.tags, expected.tags, atol=1e-3)
 
     def test_what_cannot_be_fetched_is_a_failure(self, in_process, memory: str, embedder, tmp_path: Path):
         store = sedembed.ray.embed_dataset([f"{memory}/a.wav", f"{memory}/none.wav"], tmp_path / "out", embedder)

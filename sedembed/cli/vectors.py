@@ -102,7 +102,8 @@ def _embed_by_ray(options: argparse.Namespace) -> int:
     for name in ("frames", "shard", "batch_size"):
         if getattr(options, name):
             raise InvalidArgumentError(f"--{name.replace('_', '-')} does not go with --ray; leave one of them out.")
-    store = embed_dataset(options.folder, options.out, load(options), options.workers)
+    windows = {"window": options.window, "hop": options.hop, "tags": options.tags}
+    store = embed_dataset(options.folder, options.out, load(options), options.workers, **windows)
     return _summarise(store, options, "embedded")
 
 
