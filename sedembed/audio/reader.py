@@ -1,7 +1,7 @@
 """Sound in: the only module through which audio is opened, downmixed, resampled or validated.
 
-Files are read forward, in blocks, to the end of what the decoder gives; lengths in headers are not trusted.
-libsndfile (through ``soundfile``) reads a file if it can, else the ``ffmpeg`` program if one is installed.
+Files are read forward, in blocks. libsndfile (through ``soundfile``) reads what it can; what it does not know, and what
+follows where it stops early, is read by PyAV (the extra ``av``) or else by the ``ffmpeg`` program, if installed.
 """
 
 from __future__ import annotations
@@ -43,6 +43,8 @@ __all__ = [
 AUDIO_EXTENSIONS: frozenset[str] = SNDFILE_EXTENSIONS | FFMPEG_EXTENSIONS
 
 _LOUDEST = 8.0  # 18 dB over full scale: no float recording gets there, nearly any unscaled integer does
+_CANCELLED = 0.01  # -20 dB: the least that averaging channels may leave of their power without a warning
+_SHORT_SECONDS, _SHORT_BYTES = 0.05, 8192  # less sound from a larger file deserves a warning
 _MOST_CHANNELS = 32  # an array of fewer columns than this has channels, for no clip is so short
 _LOWEST_RATE, _HIGHEST_RATE = 100, 1_000_000
 _RESAMPLE_BLOCK = 2**18
@@ -250,11 +252,20 @@ def resample(waveform: NDArray[np.float32], source_rate: int, target_rate: int) 
 # ---------------------------------------------------------------------------------------------------- files
 
 
+def _downmix(block: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Average the channels of (samples, channels), in float64, so that large ones do not overflow."""
+    if block.shape[1] == 1:
+        return block[:, 0]
+    if block.shape[1] == 2:  # faster than the mean of many pairs, and the same
+        return (np.add(block[:, 0], block[:, 1], dtype=np.float64) / 2.0).astype(np.float32)
+    return block.mean(axis=1, dtype=np.float64).astype(np.float32)
+
+
 class AudioReader:
     """A sound file, read forward once, in blocks, as mono float32; channels are averaged.
 
-    What libsndfile does not know is read by the program ``ffmpeg``, if installed. A file that is damaged or cut short
-    gives what decodes, with one UserWarning at the end: FLAC up to the damage, MP3 and Ogg without it.
+    What libsndfile does not know, or leaves unread, is read by PyAV or the program ``ffmpeg``, if installed. A file
+    that is damaged or cut short gives what decodes, with one UserWarning at the end.
 
     Parameters
     ----------
@@ -263,7 +274,7 @@ class AudioReader:
     sample_rate : int, optional
         Rate of the blocks, in Hz. None: the file's own.
     timeout : float
-        Longest wait for ffmpeg, per block, in seconds. libsndfile runs in this process and is not timed.
+        Longest wait for ffmpeg, per block, in seconds. libsndfile and PyAV run in this process and are not timed.
 
     Attributes
     ----------
@@ -275,7 +286,7 @@ class AudioReader:
     FileNotFoundError, IsADirectoryError, PermissionError
         If there is no file to read.
     AudioDecodeError
-        If the file holds no sound. UnsupportedFormatError if it is not a regular file, or needs ffmpeg and that is not
+        If the file holds no sound. UnsupportedFormatError if it is not a regular file, or needs a decoder that is not
         installed. AudioTimeoutError if ffmpeg gives nothing for `timeout` seconds.
     """
 
@@ -310,10 +321,9 @@ class AudioReader:
         return self._blocks
 
     def _native_blocks(self) -> Iterator[NDArray[np.float32]]:
-        peak = 0.0
+        peak, power, mono_power = 0.0, 0.0, 0.0
         for block in self._decoder.blocks():
-            # float64, so that channels near the float32 limit do not overflow
-            mono = block[:, 0] if block.shape[1] == 1 else block.mean(axis=1, dtype=np.float64).astype(np.float32)
+            mono = _downmix(block)
             bad = ~np.isfinite(mono)
             if bad.any():
                 where = (self._frames + int(bad.argmax())) / self.info.sample_rate
@@ -322,6 +332,9 @@ class AudioReader:
                 )
             self._frames += len(mono)
             peak = max(peak, float(np.abs(mono).max()))
+            if block.shape[1] > 1:
+                power += float(np.vdot(block, block)) / block.shape[1]
+                mono_power += float(np.vdot(mono, mono))
             yield mono
             if self._closed:
                 raise InvalidArgumentError(
@@ -340,6 +353,20 @@ class AudioReader:
                 stacklevel=2,
             )
         _warn_if_loud(peak, str(self._path))
+        if mono_power < _CANCELLED * power:
+            warnings.warn(
+                f"The channels of {self._path} cancel each other: their average is more than 20 dB below them. One of "
+                "them may be inverted; read the file with soundfile and pass one channel.",
+                UserWarning,
+                stacklevel=2,
+            )
+        size = self._path.stat().st_size
+        if self.seconds < _SHORT_SECONDS and size > _SHORT_BYTES and not problem:
+            warnings.warn(
+                f"{self._path} has {size} bytes, but only {1000 * self.seconds:.0f} ms of sound; check that it plays.",
+                UserWarning,
+                stacklevel=2,
+            )
 
     def close(self) -> None:
         """Close the file; end ffmpeg."""

@@ -194,7 +194,7 @@ class TestFiles:
         with AudioReader(tmp_path / "a.wav") as reader:
             next(reader.blocks())
             assert 0 < reader.seconds < 10
-        assert reader._decoder._file._file.closed
+        assert reader._decoder._sound.closed
 
     def test_channels_at_the_float_limit_do_not_overflow(self, tmp_path):
         soundfile.write(tmp_path / "a.wav", np.full((10, 2), 3e38, np.float32), RATE, subtype="FLOAT")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import struct
 import subprocess
 import time
@@ -14,7 +13,6 @@ import numpy as np
 import pytest
 import soundfile
 
-from sedembed.audio import decoders as _decoders
 from sedembed.audio import reader as audio
 from sedembed.audio.reader import AudioReader, as_clips, as_waveform, check_sample_rate, load_audio
 from sedembed.errors import (
@@ -24,8 +22,8 @@ from sedembed.errors import (
     InvalidWaveformError,
     UnsupportedFormatError,
 )
+from tests.audio.reader_helpers import DECODERS, needs_ffmpeg, use_decoders
 
-needs_ffmpeg = pytest.mark.skipif(shutil.which("ffmpeg") is None, reason="the program ffmpeg is not installed")
 needs_posix = pytest.mark.skipif(os.name != "posix", reason="needs a POSIX system")
 ones = np.ones(100, np.float32)
 
@@ -145,11 +143,11 @@ class TestPaths:
             load_audio(tmp_path, 16000)
 
     def test_not_permitted(self, tmp_path, monkeypatch):
-        def refuse(*_: object) -> bytes:
+        def refuse(*_: object) -> object:
             raise PermissionError
 
         soundfile.write(tmp_path / "a.wav", ones, 16000)
-        monkeypatch.setattr(_decoders, "_head", refuse)  # the tests may run as root, to whom all is permitted
+        monkeypatch.setattr(Path, "open", refuse)  # the tests may run as root, to whom all is permitted
         with pytest.raises(PermissionError, match="change its permissions"):
             load_audio(tmp_path / "a.wav", 16000)
 
@@ -172,12 +170,11 @@ class TestPaths:
                 load_audio(tmp_path / name, 16000)
 
 
-@pytest.mark.parametrize("installed", [pytest.param(True, marks=needs_ffmpeg), False], ids=["ffmpeg", "no ffmpeg"])
+@pytest.mark.parametrize("installed", DECODERS)
 class TestContents:
     @pytest.fixture(autouse=True)
-    def _hide_ffmpeg(self, installed, monkeypatch):
-        if not installed:
-            monkeypatch.setattr(_decoders.shutil, "which", lambda _: None)
+    def _installed(self, installed, monkeypatch):
+        use_decoders(monkeypatch, installed)
 
     @pytest.mark.parametrize("name", ["a.wav", "a"])
     @pytest.mark.parametrize(
@@ -237,18 +234,22 @@ class TestContents:
     def test_impossible_rate(self, tmp_path):
         soundfile.write(tmp_path / "a.wav", ones, 16000)
         data = bytearray((tmp_path / "a.wav").read_bytes())
-        data[24:28] = struct.pack("<I", 7)
+        data[24:32] = struct.pack("<2I", 7, 14)
         (tmp_path / "a.wav").write_bytes(data)
         with pytest.raises(AudioDecodeError, match=r"a\.wav cannot be used.*got 7"):
             load_audio(tmp_path / "a.wav", 16000)
 
 
 class TestFfmpeg:
+    @pytest.fixture(autouse=True)
+    def _without_pyav(self, monkeypatch):
+        use_decoders(monkeypatch, "ffmpeg")
+
     @pytest.mark.parametrize("name", ["a.m4a", "a.WMA", "a.mp4"])
     def test_not_installed(self, tmp_path, monkeypatch, name):
-        monkeypatch.setattr(_decoders.shutil, "which", lambda _: None)
+        use_decoders(monkeypatch, "plain")
         (tmp_path / name).write_bytes(b"\0\0\0\x20ftypM4A " + bytes(100))
-        with pytest.raises(UnsupportedFormatError, match="not installed; install it"):
+        with pytest.raises(UnsupportedFormatError, match="neither is installed; install one"):
             load_audio(tmp_path / name, 16000)
 
     @needs_ffmpeg
