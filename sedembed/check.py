@@ -153,8 +153,8 @@ def _decoders() -> Iterator[Finding]:
     program = shutil.which("ffmpeg")
     found += [f"ffmpeg ({program})"] if program else []
     found += ["PyAV"] if importlib.util.find_spec("av") else []
-    more = len(found) > 1
-    yield Finding("ok", "decoders", ", ".join(found) + ("" if more else "; no ffmpeg: no M4A, AAC, WMA or video"))
+    lacking = "" if len(found) > 1 else "; no PyAV or ffmpeg: no M4A, AAC, WMA or video"
+    yield Finding("ok", "decoders", ", ".join(found) + lacking)
 
 
 def _weights(record: ModelRecord) -> Iterator[Finding]:

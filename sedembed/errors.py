@@ -79,7 +79,7 @@ class AudioDecodeError(AudioError):
 
 
 class UnsupportedFormatError(AudioDecodeError):
-    """A format that neither libsndfile nor an installed ffmpeg reads."""
+    """A format that none of the installed decoders reads."""
 
 
 class AudioTimeoutError(AudioDecodeError, TimeoutError):
