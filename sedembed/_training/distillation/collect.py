@@ -364,7 +364,9 @@ def main() -> None:
         exclude=frozenset(
             line.strip().rsplit(".", 1)[0] for line in lines if line.strip() and not line.startswith("#")
         ),
-        forbidden=frozenset(arguments.forbidden.read_text().split()) if arguments.forbidden else frozenset(),
+        forbidden=frozenset(arguments.forbidden.read_text(encoding="utf-8").split())
+        if arguments.forbidden
+        else frozenset(),
         known=arguments.known,
         hours=arguments.hours,
     )

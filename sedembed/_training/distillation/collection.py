@@ -73,7 +73,7 @@ def open_collection(folders: Path | Sequence[Path], cache: Path, held_out_share:
     added = [(folder, row) for folder in further for row in _read_rows(folder)]
     files = [row["file"] for row in rows] + [str(folder / "audio" / row["file"]) for folder, row in added]
     samples_path, index_path = cache / "samples.npy", cache / "index.json"
-    if not index_path.exists() or json.loads(index_path.read_text())["files"] != files:
+    if not index_path.exists() or json.loads(index_path.read_text(encoding="utf-8"))["files"] != files:
         cache.mkdir(parents=True, exist_ok=True)
         _decode(first / "audio", files, samples_path, index_path)
     names = sorted({row["collection"] for row in rows}, key=lambda name: hashlib.sha256(name.encode()).hexdigest())
@@ -91,7 +91,7 @@ def open_collection(folders: Path | Sequence[Path], cache: Path, held_out_share:
                 f"Expected no recordings of held-out collections in {folder}, got {row['file']}. Remove the collection "
                 f"{row['collection']} from its segments.csv."
             )
-    starts = np.array(json.loads(index_path.read_text())["starts"], dtype=np.int64)
+    starts = np.array(json.loads(index_path.read_text(encoding="utf-8"))["starts"], dtype=np.int64)
     return Collection(np.load(samples_path, mmap_mode="r"), starts, files, held_out, len(added))
 
 
@@ -111,7 +111,7 @@ def _decode(audio: Path, files: list[str], samples_path: Path, index_path: Path)
     temporary = samples_path.with_suffix(".tmp.npy")
     np.save(temporary, np.concatenate(parts))
     temporary.replace(samples_path)
-    index_path.write_text(json.dumps({"files": files, "starts": starts.tolist()}))
+    index_path.write_text(json.dumps({"files": files, "starts": starts.tolist()}), encoding="utf-8")
 
 
 @dataclass(frozen=True)
