@@ -25,7 +25,15 @@ def is_here(host: Any) -> bool:
         address = ipaddress.ip_address(host.partition("%")[0])
     except ValueError:
         return False
-    return address.is_loopback or address.is_unspecified
+    if address.is_loopback or address.is_unspecified:
+        return True
+    family = socket.AF_INET if address.version == 4 else socket.AF_INET6
+    try:
+        with socket.socket(family, socket.SOCK_DGRAM) as own:
+            own.bind((str(address), 0))  # only addresses of this machine can be bound
+    except OSError:
+        return False
+    return True
 
 
 def refuse(what: str) -> None:
