@@ -128,8 +128,10 @@ def find_samples(path: Path) -> Samples | None:
 
 def _find_chunk(file: BinaryIO, path: Path, at: int, layout: str, step: int, wanted: bytes) -> tuple[int, int] | None:
     """Return where the content of a chunk begins and what size it claims, once the format before it was checked."""
-    long = 0
+    long, end = 0, path.stat().st_size
     for _ in range(1000):
+        if at > end:  # 64-bit sizes reach further than a file can seek
+            return None
         file.seek(at)
         head = file.read(struct.calcsize(layout))
         if len(head) < struct.calcsize(layout):

@@ -258,7 +258,7 @@ def _downmix(block: NDArray[np.float32]) -> NDArray[np.float32]:
         return block[:, 0]
     if block.shape[1] == 2:  # faster than the mean of many pairs, and the same
         return np.asarray(np.add(block[:, 0], block[:, 1], dtype=np.float64) / 2.0, dtype=np.float32)
-    return block.mean(axis=1, dtype=np.float64).astype(np.float32)
+    return np.asarray(block.mean(axis=1, dtype=np.float64), dtype=np.float32)
 
 
 class AudioReader:

@@ -167,6 +167,7 @@ CASES = [
     Case("258_channels.wav", lambda: _patch(encode("WAV"), (22, struct.pack("<H", 258))), -1, "agrees with itself"),
     Case("rate.wav", lambda: _patch(encode("WAV"), (24, struct.pack("<I", 999_999))), -1, "agrees with itself"),
     Case("rate.flac", lambda: _patch(encode("FLAC"), (18, b"\x83\xe8")), -1, "agrees with the sound"),
+    Case("huge_chunk.w64", lambda: _patch(encode("W64"), (56, b"\xff" * 7 + b"\x7f")), -1, "libsndfile"),
     # no sound at all
     Case("playlist.mp3", lambda: _HLS, -1, "check that it plays"),
     Case("list.mp3", lambda: b"ffconcat version 1.0\nfile other.mp3\n", -1, "check that it plays"),
