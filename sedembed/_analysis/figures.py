@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 
 from sedembed._analysis.dendrogram import Choice, Tree
 from sedembed._analysis.label_placement import Box, arrange
-from sedembed._analysis.plotting import require_matplotlib
 from sedembed._analysis.weight_vectors import LARGE, Matrix, Plane
 from sedembed._utils.files import write_atomic
+from sedembed._utils.plotting import require_matplotlib
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

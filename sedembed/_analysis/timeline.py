@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sedembed._analysis.plotting import require_matplotlib
 from sedembed._utils.files import atomic_file, make_folder
+from sedembed._utils.plotting import require_matplotlib
 from sedembed.detection.detect import run_windows
 from sedembed.detection.events import Event, EventDetector, EventRules, sort_events
 from sedembed.engine.inputs import clip_blocks

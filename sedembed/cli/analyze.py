@@ -58,9 +58,9 @@ def _clusters(text: str) -> int | Literal["auto"]:
 
 
 def _analyze(options: argparse.Namespace) -> int:
-    from sedembed._analysis.plotting import require_matplotlib
     from sedembed._analysis.probe_report import WEAK_SILHOUETTE, analyze, write
     from sedembed._utils.files import refuse_file
+    from sedembed._utils.plotting import require_matplotlib
     from sedembed.probe.probe import LinearProbe
     from sedembed.store.store import open_store
 

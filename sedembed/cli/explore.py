@@ -167,7 +167,7 @@ def _check_outputs(options: argparse.Namespace) -> None:
         if not out.parent.is_dir():
             raise MissingFileError(f"there is no folder {out.parent} for {out.name}; make it first")
         if out.suffix.lower() == ".png":
-            from sedembed._analysis.plotting import require_matplotlib
+            from sedembed._utils.plotting import require_matplotlib
 
             require_matplotlib()
     if options.column is not None and options.labels is None:

@@ -13,7 +13,7 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any, NamedTuple, TextIO
 
 from sedembed.cli.common import GOOD, SOME_FAILED, AddCommand, Command, complain, print_json
 from sedembed.errors import InvalidArgumentError, MissingFileError, ProbeError, SedembedError
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from sedembed.embedder import Embedder
+    from sedembed.probe.evaluation import Evaluation
+    from sedembed.probe.inputs import StoreLabels
     from sedembed.probe.label_table import Aligned, LabelTable
     from sedembed.probe.probe import LinearProbe
     from sedembed.store.store import EmbeddingStore
@@ -45,11 +47,11 @@ def register(add: AddCommand) -> None:
     sub.add_argument("store", metavar="STORE", type=Path, help="what `sedembed embed` wrote")
     sub.add_argument(
         "--labels",
-        metavar="LABELS.csv",
+        metavar="CSV|folder",
         required=True,
-        type=Path,
         help='columns path (relative to the embedded folder) and label; several labels of a path separated by ";" make '
-        "the task multi-label",
+        "the task multi-label; start and end (s) label parts of a recording, of a store with windows. folder: the "
+        "class of a recording is the first folder of its path",
     )
     sub.add_argument("-o", "--out", metavar="PROBE", required=True, type=Path, help="directory of the probe")
     sub.add_argument(
@@ -80,6 +82,20 @@ def register(add: AddCommand) -> None:
         metavar="NAME",
         help="fit on the rows that say train, choose C on those that say validation; those that say test are scored "
         "at the end",
+    )
+    sub.add_argument(
+        "--folds",
+        metavar="N",
+        type=int,
+        default=5,
+        help="folds of the cross-validation whose score is printed; 0 for none (default: 5, or the values of "
+        "--fold-column)",
+    )
+    sub.add_argument(
+        "--report",
+        metavar="DIR",
+        type=Path,
+        help="write the cross-validation here: confusion matrix (PNG, CSV), table by class, most confused rows",
     )
     sub.add_argument("--class-weight", choices=["balanced"], help="weigh classes by their rarity")
     sub.add_argument("--device", help="such as cpu or cuda:0 (default: cpu)")
@@ -122,7 +138,8 @@ def _regularisation(text: str) -> float | str:
 
 def _fit(options: argparse.Namespace) -> int:
     from sedembed.metrics import check_name
-    from sedembed.probe.label_table import read_labels
+    from sedembed.probe.inputs import StoreLabels, places_of
+    from sedembed.probe.label_table import table_of
     from sedembed.probe.probe import LinearProbe
     from sedembed.store.store import open_store
 
@@ -132,29 +149,40 @@ def _fit(options: argparse.Namespace) -> int:
         raise InvalidArgumentError(
             "--cv is for an inner split, and the fold or validation column makes another; leave one out"
         )
+    if options.folds == 1 or options.folds < 0:
+        raise InvalidArgumentError(f"--folds must be at least 2, or 0 for no cross-validation, got {options.folds}.")
+    if options.report is not None and (options.folds == 0 or options.validation_column):
+        raise InvalidArgumentError("--report is about cross-validation; leave out --folds 0 and --validation-column.")
     _check_place(options.out)
-    table, store = read_labels(options.labels), open_store(options.store)
-    aligned = table.align(store.paths)
+    if options.report is not None:
+        from sedembed._utils.plotting import require_matplotlib
+
+        require_matplotlib()
+    store = open_store(options.store)
+    table = table_of(options.labels, store.paths)
+    aligned = table.align(store.paths, places_of(store))
     parts = _parts(table, aligned, options.validation_column)
     _check_classes(aligned, parts)
     settings = {"metric": options.metric, "class_weight": options.class_weight, "device": options.device}
     if options.cv is not None:
         settings["cv"] = options.cv
     probe = LinearProbe(options.c, normalize=options.normalize, **settings)
-    with tempfile.TemporaryDirectory(prefix="sedembed-") as temporary, _warnings_said():
+    groups = _numbers(store, table, aligned, options.group_column)
+    folds = _numbers(store, table, aligned, options.fold_column)
+    evaluation = None
+    with _warnings_said():
         # Of the rows that are to be fitted only: the probe reads their vectors from the store, however large it is.
-        named = {
-            part: _write_labels(Path(temporary) / part, store, table, aligned, rows)
-            for part, rows in parts.items()
-            if part != "test"
-        }
+        labels = StoreLabels.of(aligned, table.multilabel)
+        named = {part: labels.take(rows) for part, rows in parts.items() if part != "test"}
         probe.fit(
             store,
             named["train"],
             validation=(store, named["validation"]) if "validation" in named else None,
-            groups=_numbers(store, table, aligned, options.group_column),
-            folds=_numbers(store, table, aligned, options.fold_column),
+            groups=groups,
+            folds=folds,
         )
+        if options.folds and options.validation_column is None:
+            evaluation = _evaluate(probe, store, labels, options.folds if folds is None else folds, groups)
     probe.save(options.out)
 
     metric = options.metric or ("map" if table.multilabel else "accuracy")
@@ -164,8 +192,21 @@ def _fit(options: argparse.Namespace) -> int:
     failures = {row["path"]: f"{row['error']}: {row['message']}" for row in store.failures.to_pylist()}
     for path in aligned.absent:
         complain(f"{path} has a label and no vector: {failures.get(path, 'it is not in the store')}")
-    _report(options, probe, metric, parts, scores, aligned)
+    if evaluation is not None and options.report is not None:
+        evaluation.save(options.report)
+    _report(options, probe, metric, parts, scores, aligned, evaluation)
     return SOME_FAILED if aligned.absent else GOOD
+
+
+def _evaluate(
+    probe: LinearProbe, store: EmbeddingStore, labels: StoreLabels, folds: Any, groups: Any
+) -> Evaluation | None:
+    """Cross-validate the parameters of a probe; None, and a message, if the rows are too few for it."""
+    try:
+        return probe.evaluate(store, labels, folds=folds, groups=groups)
+    except ValueError as error:
+        complain(f"the probe is fitted, but not cross-validated: {error}")
+        return None
 
 
 def _check_place(out: Path) -> None:
@@ -236,20 +277,6 @@ def _check_classes(aligned: Aligned, parts: Mapping[str, NDArray[np.int64]]) -> 
             )
 
 
-def _write_labels(
-    file: Path, store: EmbeddingStore, table: LabelTable, aligned: Aligned, rows: NDArray[np.int64]
-) -> Path:
-    """Write some of the aligned rows as a CSV of labels."""
-    with file.open("w", newline="", encoding="utf-8") as stream:
-        writer = csv.writer(stream)
-        writer.writerow(["path", "label"])
-        for row in rows:
-            # The separator at the end keeps a part without a second label multi-label.
-            label = ";".join(aligned.labels[row]) + ";" * table.multilabel
-            writer.writerow([store.paths[aligned.rows[row]], label])
-    return file
-
-
 def _score(
     probe: LinearProbe, metric: str, store: EmbeddingStore, aligned: Aligned, rows: NDArray[np.int64]
 ) -> float | None:
@@ -284,6 +311,7 @@ def _report(
     parts: Mapping[str, NDArray[np.int64]],
     scores: Mapping[str, float | None],
     aligned: Aligned,
+    evaluation: Evaluation | None,
 ) -> None:
     rows = {part: len(found) for part, found in parts.items()}
     if options.json:
@@ -297,6 +325,7 @@ def _report(
                 "C": probe.C_,
                 "metric": metric,
                 "validation_score": scores.get("validation"),
+                "cross_validation": None if evaluation is None else evaluation.summary(),
                 "test_score": scores.get("test"),
                 "rows": rows,
                 "labels_without_vector": len(aligned.absent),
@@ -307,12 +336,20 @@ def _report(
     kind = "any number of labels a row" if probe.multilabel_ else "one label a row"
     print(f"fitted on {rows['train']} rows, {len(probe.classes_)} classes, {kind}")
     shown = {part: f"{metric} {score:.4f}" for part, score in scores.items() if score is not None}
-    chosen = "given" if options.c != "auto" else "chosen"
-    print(f"C = {probe.C_:g}, {chosen}; {shown.get('validation', 'not validated')}")
+    if evaluation is not None:
+        print(evaluation)
+    chosen = f"C = {probe.C_:g}, given"
+    if options.c == "auto":
+        chosen = f"C = {probe.C_:g}, chosen on validation rows"
+        if "validation" in shown:
+            chosen += f" by the best {shown['validation']} of {len(probe.scores_)} values, which is no estimate"
+    print(chosen)
     if "test" in shown:
         print(f"{shown['test']} on {rows['test']} test rows")
     print(f"{len(aligned.absent)} labels without a vector, {len(aligned.unlabelled)} vectors without a label")
     print(f"the probe is in {options.out}")
+    if evaluation is not None and options.report is not None:
+        print(f"the report is in {options.report}")
 
 
 # --- predict -------------------------------------------------------------------------------------------------------
@@ -350,7 +387,7 @@ def _predict(options: argparse.Namespace) -> int:
         else:
             rows, failures = _predict_file(probe, options)
         with _output(options.out) as out:
-            count = _write(out, [str(name) for name in probe.classes_], rows, options.json)
+            count = _write(out, probe, rows, options.json)
     for failed, reason in failures.items():
         complain(f"{failed}: {reason}")
     if options.out is not None:
@@ -397,21 +434,26 @@ def _embed(probe: LinearProbe, options: argparse.Namespace, temporary: Path) -> 
         raise KeyboardInterrupt("interrupted; with --store DIR the same command could be continued") from None
 
 
-def _predict_file(
-    probe: LinearProbe, options: argparse.Namespace
-) -> tuple[Iterator[tuple[str, NDArray[np.float64]]], dict[str, str]]:
+def _predict_file(probe: LinearProbe, options: argparse.Namespace) -> tuple[Iterator[_Predicted], dict[str, str]]:
     name, model = options.path.name, _load(probe, options)
     try:
         vector = model.embed(options.path)
     except (SedembedError, OSError) as error:
         return iter(()), {name: f"{type(error).__name__}: {error}"}
-    return iter([(name, probe.predict_proba(vector[None])[0])]), {}
+    return iter([_Predicted({"path": name}, probe.predict_proba(vector[None])[0])]), {}
+
+
+class _Predicted(NamedTuple):
+    """Where a row is, and the probability of each class."""
+
+    place: dict[str, Any]
+    probabilities: NDArray[np.float64]
 
 
 def _predict_store(
     probe: LinearProbe, store: EmbeddingStore, wanted: set[str] | None, file: Path
-) -> Iterator[tuple[str, NDArray[np.float64]]]:
-    """Probabilities of each row, in the order of paths, on disk until they are asked for."""
+) -> Iterator[_Predicted]:
+    """Probabilities of each row, in the order of the store, on disk until they are asked for."""
     import numpy as np
 
     if not len(store):
@@ -419,26 +461,42 @@ def _predict_store(
     probabilities = np.memmap(file, np.float64, "w+", shape=(len(store), len(probe.classes_)))
     for rows, block in store.blocks():
         probabilities[rows] = probe.predict_proba(block)
-    for path, row in zip(store.paths, probabilities, strict=True):
-        if wanted is None or path in wanted:
-            yield path, row
+    places = store.index.select(["path", "start", "end"] if store.windows else ["path"])
+    each = (place for batch in places.to_batches(max_chunksize=8192) for place in batch.to_pylist())
+    for place, row in zip(each, probabilities, strict=True):
+        if wanted is None or place["path"] in wanted:
+            yield _Predicted(place, row)
 
 
-def _write(out: TextIO, classes: Sequence[str], rows: Iterator[tuple[str, NDArray[np.float64]]], as_json: bool) -> int:
-    """Write the probabilities of each path; return how many paths there were."""
+def _write(out: TextIO, probe: LinearProbe, rows: Iterator[_Predicted], as_json: bool) -> int:
+    """Write what is predicted for each row and the probabilities; return how many rows there were."""
+    classes = [str(name) for name in probe.classes_]
     writer = csv.writer(out, lineterminator="\n")
-    if not as_json:
-        writer.writerow(["path", *classes])
     count = 0
-    for path, probabilities in rows:
+    for place, probabilities in rows:
         shown = [f"{p:.6g}" for p in probabilities.tolist()]
+        predicted, probability = _decide(classes, probabilities, probe.multilabel_)
         if as_json:
-            values = dict(zip(classes, map(float, shown), strict=True))
-            out.write(json.dumps({"path": path, "probabilities": values}, ensure_ascii=False) + "\n")
+            named = dict(zip(classes, map(float, shown), strict=True))
+            values = {**place, "predicted": predicted, "probability": float(f"{probability:.6g}")}
+            out.write(json.dumps({**values, "probabilities": named}, ensure_ascii=False) + "\n")
         else:
-            writer.writerow([path, *shown])
+            if not count:
+                writer.writerow([*place, "predicted", "probability", *classes])
+            writer.writerow([*place.values(), predicted, f"{probability:.6g}", *shown])
         count += 1
+    if not count and not as_json:
+        writer.writerow(["path", "predicted", "probability", *classes])
     return count
+
+
+def _decide(classes: Sequence[str], probabilities: NDArray[np.float64], multilabel: bool) -> tuple[str, float]:
+    """Most likely class and its probability; of any number of labels those above a half, and the highest one."""
+    best = int(probabilities.argmax())
+    if not multilabel:
+        return classes[best], float(probabilities[best])
+    found = [name for name, p in zip(classes, probabilities.tolist(), strict=True) if p > 0.5]
+    return ";".join(found), float(probabilities[best])
 
 
 @contextmanager

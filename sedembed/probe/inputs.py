@@ -19,7 +19,7 @@ from sedembed.metrics import UndefinedMetricError, compute
 from sedembed.probe.arrays import raising_our_own
 from sedembed.probe.features import Rows
 from sedembed.probe.fitting import Labels
-from sedembed.probe.label_table import indicator, read_labels
+from sedembed.probe.label_table import Aligned, indicator, table_of
 from sedembed.store.store import EmbeddingStore
 
 if TYPE_CHECKING:
@@ -32,6 +32,8 @@ __all__ = [
     "class_factors",
     "identity",
     "is_large",
+    "places_of",
+    "recordings_of",
     "row_weights",
     "widened",
 ]
@@ -54,18 +56,28 @@ class Scorer:
 
 
 class StoreLabels:
-    """Labels of some rows of a store, by name."""
+    """Labels of some rows of a store, by name.
 
-    def __init__(self, rows: NDArray[np.int64], y: NDArray[Any], classes: NDArray[np.str_]) -> None:
+    Parameters
+    ----------
+    rows : ndarray of int64, shape (n,)
+        Which rows.
+    y : ndarray
+        Names (n,), or an indicator of bool (n, C).
+    classes : ndarray of str, shape (C,)
+        Names of the classes.
+    """
+
+    def __init__(self, rows: NDArray[np.int64], y: NDArray[Any], classes: NDArray[Any]) -> None:
         self.rows, self.y, self.classes = rows, y, classes
 
     @classmethod
     def read(
         cls, path: str | os.PathLike[str], store: EmbeddingStore, known: NDArray[Any] | None = None
     ) -> StoreLabels:
-        """Read a CSV of labels and align it with the paths of a store."""
-        table = read_labels(path)
-        aligned = table.align(store.paths)
+        """Read a CSV of labels, or the names of folders, and align them with the rows of a store."""
+        table = table_of(path, store.paths)
+        aligned = table.align(store.paths, places_of(store))
         if aligned.absent:
             warnings.warn(
                 f"{path} labels {len(aligned.absent)} paths that have no vector in {store.directory}, such as "
@@ -73,13 +85,34 @@ class StoreLabels:
                 UserWarning,
                 stacklevel=4,
             )
-        multilabel = table.multilabel or known is not None
+        return cls.of(aligned, table.multilabel or known is not None, known)
+
+    @classmethod
+    def of(cls, aligned: Aligned, multilabel: bool, known: NDArray[Any] | None = None) -> StoreLabels:
+        """Take the labels of a table that was aligned; `known` are the classes of an indicator."""
         classes = np.array(sorted({name for names in aligned.labels for name in names}), np.str_)
         if known is not None:
             classes = known
         if multilabel:
             return cls(aligned.rows, indicator(aligned.labels, classes.tolist()), classes)
         return cls(aligned.rows, np.array([names[0] for names in aligned.labels], np.str_), classes)
+
+    def take(self, which: NDArray[Any]) -> StoreLabels:
+        """Labels of some of the rows."""
+        return StoreLabels(self.rows[which], self.y[which], self.classes)
+
+
+def places_of(store: EmbeddingStore) -> tuple[NDArray[np.float64], NDArray[np.float64]] | None:
+    """Start and end of each row in seconds; None in a store without windows."""
+    return (store.index["start"].to_numpy(), store.index["end"].to_numpy()) if store.windows else None
+
+
+def recordings_of(store: EmbeddingStore, rows: NDArray[np.int64]) -> NDArray[np.int64] | None:
+    """Give the number of the recording of every row, if rows are windows of at least two recordings."""
+    if not store.windows:
+        return None
+    numbers: NDArray[np.int64] = np.unique(np.array(store.paths), return_inverse=True)[1]
+    return numbers if len(np.unique(numbers[rows])) > 1 else None
 
 
 def identity(vectors: EmbeddingStore | Embedder) -> dict[str, Any]:

@@ -6,6 +6,7 @@ import codecs
 import csv
 import io
 import logging
+import math
 import os
 import posixpath
 import unicodedata
@@ -18,11 +19,14 @@ from numpy.typing import NDArray
 
 from sedembed.errors import MissingFileError, ProbeError
 
-__all__ = ["Aligned", "LabelTable", "indicator", "label_by_folder", "read_labels"]
+__all__ = ["FOLDER", "Aligned", "LabelTable", "indicator", "label_by_folder", "read_labels", "table_of"]
 
 logger = logging.getLogger(__name__)
 
-PATH, LABEL = "path", "label"
+PATH, LABEL, START, END = "path", "label", "start", "end"
+# Instead of a table: the class of a recording is the name of its folder.
+FOLDER = "folder"
+Places = tuple[NDArray[np.float64], NDArray[np.float64]]
 SEPARATOR = ";"
 _SHOWN = 60  # characters of a value that an error repeats
 
@@ -68,6 +72,9 @@ class LabelTable:
         The other columns that have a name, such as a fold; one value a path.
     file : str
         Where the table came from, for messages.
+    parts : list of (float, float) or None
+        Start and end in seconds of the part of the recording that each line labels; a path then has any number of
+        lines.
     """
 
     paths: list[str]
@@ -75,6 +82,7 @@ class LabelTable:
     multilabel: bool
     columns: dict[str, list[str]] = field(default_factory=dict)
     file: str = "the table of labels"
+    parts: list[tuple[float, float]] | None = None
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -97,15 +105,21 @@ class LabelTable:
             raise ProbeError(f"{self.file} has no column {name!r} beside path and label; {has}: check the name")
         return self.columns[name]
 
-    def align(self, store_paths: Sequence[str]) -> Aligned:
-        """Match the table with the paths of a store.
+    def align(self, store_paths: Sequence[str], places: Places | None = None) -> Aligned:
+        """Match the table with the rows of a store.
 
         Slashes of either kind, ``./`` and the two ways of writing accents in Unicode are taken for the same.
+
+        A row that is a window has the labels of its recording or, where the table has start and end, of the parts
+        that it shares at least half of: half of the window, or half of the part. If rows have one label, it is that of
+        the part it shares most of.
 
         Parameters
         ----------
         store_paths : sequence of str
             `EmbeddingStore.paths`.
+        places : pair of ndarray of float64, shape (N,), optional
+            Start and end of each row in seconds, in a store with windows.
 
         Returns
         -------
@@ -115,30 +129,62 @@ class LabelTable:
         Raises
         ------
         ProbeError
-            If nothing matches, or two paths of the store cannot be told apart.
+            If nothing matches, two paths of the store cannot be told apart, or parts are labelled of a store that has
+            no windows.
         """
-        rows: dict[str, int] = {}
-        for row, path in enumerate(store_paths):
-            other = rows.setdefault(_key(path), row)
-            if other != row:
-                raise ProbeError(
-                    f"the store holds {store_paths[other]!r} and {path!r}, which labels cannot tell apart; rename one "
-                    "of the files and embed the folder again"
-                )
-        entries = {rows[key]: entry for entry, key in enumerate(map(_key, self.paths)) if key in rows}
-        if not entries:
+        if self.parts is not None and places is None:
             raise ProbeError(
-                f"none of the {len(self)} paths of {self.file} has a vector: {self._mismatch(store_paths)}"
+                f"{self.file} labels parts of recordings by start and end, and the store has one vector for each "
+                "recording; embed the folder with a window, or leave out these columns."
             )
-        order = sorted(entries)
-        labelled = {entries[row] for row in order}
+        rows: dict[str, list[int]] = {}
+        for row, path in enumerate(store_paths):
+            known = rows.setdefault(_key(path), [])
+            if known and (places is None or store_paths[known[0]] != path):
+                raise ProbeError(
+                    f"the store holds {store_paths[known[0]]!r} and {path!r}, which labels cannot tell apart; rename "
+                    "one of the files and embed the folder again"
+                )
+            known.append(row)
+        lines: dict[str, list[int]] = {}
+        for entry, key in enumerate(map(_key, self.paths)):
+            lines.setdefault(key, []).append(entry)
+        found: dict[int, tuple[int, tuple[str, ...]]] = {}
+        for key, entries in lines.items():
+            for row in rows.get(key, ()):
+                if self.parts is None or places is None:
+                    found[row] = entries[0], self.labels[entries[0]]
+                elif (labelled := self._of_window(entries, places[0][row], places[1][row])) is not None:
+                    found[row] = labelled
+        if not found:
+            reason = self._mismatch(store_paths)
+            if self.parts is not None and any(key in rows for key in lines):
+                reason = "no part that it labels shares half of a window; check that start and end are seconds"
+            raise ProbeError(f"none of the {len(self)} paths of {self.file} has a vector: {reason}")
+        order = sorted(found)
         return Aligned(
             rows=np.array(order, np.int64),
-            entries=np.array([entries[row] for row in order], np.int64),
-            labels=[self.labels[entries[row]] for row in order],
-            unlabelled=[path for row, path in enumerate(store_paths) if row not in entries],
-            absent=[path for entry, path in enumerate(self.paths) if entry not in labelled],
+            entries=np.array([found[row][0] for row in order], np.int64),
+            labels=[found[row][1] for row in order],
+            unlabelled=[path for row, path in enumerate(store_paths) if row not in found],
+            absent=list(dict.fromkeys(path for path in self.paths if _key(path) not in rows)),
         )
+
+    def _of_window(self, entries: Sequence[int], start: float, end: float) -> tuple[int, tuple[str, ...]] | None:
+        """Labels of a window, and the line that gives most of them; None if it has none and needs one."""
+        assert self.parts is not None
+        shared: dict[int, float] = {}
+        for entry in entries:
+            first, last = self.parts[entry]
+            overlap = min(end, last) - max(start, first)
+            if overlap >= 0.5 * min(end - start, last - first) - 1e-9:
+                shared[entry] = overlap
+        if not shared:
+            return (entries[0], ()) if self.multilabel else None
+        most = max(shared, key=lambda entry: shared[entry])
+        if not self.multilabel:
+            return most, self.labels[most]
+        return most, tuple(dict.fromkeys(label for entry in shared for label in self.labels[entry]))
 
     def _mismatch(self, store_paths: Sequence[str]) -> str:
         """Say why nothing matches, with one path of each side."""
@@ -226,12 +272,18 @@ def label_by_folder(paths: Sequence[str]) -> LabelTable:
     return LabelTable(inside, [(name,) for name in folders], False, {}, "the folders")
 
 
+def table_of(labels: str | os.PathLike[str], paths: Sequence[str]) -> LabelTable:
+    """Read a CSV of labels, or for "folder" take the first folder of each path."""
+    return label_by_folder(list(dict.fromkeys(paths))) if labels == FOLDER else read_labels(labels)
+
+
 def read_labels(path: str | os.PathLike[str]) -> LabelTable:
     """Read a CSV of labels.
 
     The first line names the columns, among them ``path`` (relative to the embedded folder) and ``label``. A ``;`` in
     any label cell makes the whole table multi-label: cells hold labels separated by ``;``, an empty one means that
-    nothing applies. Other columns are kept. UTF-8; quotes as usual in CSV.
+    nothing applies. With the columns ``start`` and ``end`` (seconds) a line labels a part of a recording. Other columns
+    are kept. UTF-8; quotes as usual in CSV.
 
     Parameters
     ----------
@@ -260,11 +312,15 @@ def read_labels(path: str | os.PathLike[str]) -> LabelTable:
     file = Path(path).expanduser()
     rows = _rows(_decode(file), file)
     header = _header(rows, file)
+    parted = START in header and END in header
+    parts: list[tuple[float, float]] = []
     paths: list[str] = []
     cells: list[str] = []
     lines: list[int] = []
     others: dict[str, list[str]] = {name: [] for name in header if name not in ("", PATH, LABEL)}
-    seen: dict[str, int] = {}
+    if parted:
+        del others[START], others[END]
+    seen: dict[object, int] = {}
     repeated = 0
     for line, row in rows:
         values = dict(zip(header, row, strict=False))
@@ -274,7 +330,8 @@ def read_labels(path: str | os.PathLike[str]) -> LabelTable:
         clean = _clean(values[PATH])
         if not clean:
             raise _refuse(file, line, "the path is empty; name the recording, or remove the line")
-        first = seen.setdefault(_key(clean), len(paths))
+        part = _part(values, file, line) if parted else (0.0, 0.0)
+        first = seen.setdefault((_key(clean), part), len(paths))
         if first < len(paths):
             differs = "label" if set(_split(values[LABEL])) != set(_split(cells[first])) else ""
             differs = differs or next((name for name in others if values[name].strip() != others[name][first]), "")
@@ -290,6 +347,7 @@ def read_labels(path: str | os.PathLike[str]) -> LabelTable:
         paths.append(clean)
         cells.append(values[LABEL])
         lines.append(line)
+        parts.append(part)
         for name, column in others.items():
             column.append(values[name].strip())
     if not paths:
@@ -306,7 +364,23 @@ def read_labels(path: str | os.PathLike[str]) -> LabelTable:
                     f"{_short(name)} has no label; give it one, remove the line, or, if the labels are several of "
                     f"which none may apply, write {SEPARATOR!r} as its label",
                 )
-    return LabelTable(paths, [_split(cell) for cell in cells], multilabel, others, str(file))
+    labels = [_split(cell) for cell in cells]
+    return LabelTable(paths, labels, multilabel, others, str(file), parts if parted else None)
+
+
+def _part(values: dict[str, str], file: Path, line: int) -> tuple[float, float]:
+    try:
+        start, end = float(values[START]), float(values[END])
+    except ValueError:
+        start, end = math.nan, math.nan
+    if not 0 <= start < end < math.inf:
+        raise _refuse(
+            file,
+            line,
+            f"expected start and end in seconds, 0 <= start < end, got {_short(values[START])} and "
+            f"{_short(values[END])}; correct them",
+        )
+    return start, end
 
 
 def _decode(file: Path) -> str:

@@ -35,6 +35,7 @@ from sedembed.probe.inputs import (
     class_factors,
     identity,
     is_large,
+    recordings_of,
     row_weights,
     widened,
 )
@@ -45,6 +46,7 @@ from sedembed.store.store import EmbeddingStore
 
 if TYPE_CHECKING:
     from sedembed.embedder import Embedder
+    from sedembed.probe.evaluation import Evaluation
 
 __all__ = ["LinearProbe"]
 
@@ -179,7 +181,7 @@ class LinearProbe(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     def fit(
         self,
         X: ArrayLike | EmbeddingStore,
-        y: ArrayLike | str | os.PathLike[str] | None = None,
+        y: ArrayLike | StoreLabels | str | os.PathLike[str] | None = None,
         sample_weight: ArrayLike | None = None,
         *,
         validation: tuple[Any, Any] | None = None,
@@ -195,13 +197,17 @@ class LinearProbe(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             Vectors, finite. float64 is computed in float64, all else in float32.
         y : array (N,) or (N, C), or path
             Classes, numbers or strings; or an indicator of zeros and ones; or, with a store, a CSV with the columns
-            ``path,label``, several labels separated by ``;``. Rows of the store without a label are left out.
+            ``path,label``, several labels separated by ``;``; or "folder": the class of a recording is the first
+            folder of its path. Rows of the store without a label are left out. In a store with windows, each window
+            has the label of its recording, or a CSV ``path,start,end,label`` (seconds) labels parts: a window has the
+            label of a part if they share half of the window or half of the part.
         sample_weight : array (N,), optional
             Weight of each row in the statistics, the losses and the validation accuracy.
         validation : (X, y), optional
             Rows that choose C; they are not fitted.
         groups : array (N,), optional
-            Rows of one group stay together in the inner split. N counts all rows of `X`, also those without a label.
+            Rows of one group stay together in the inner split. N counts all rows of `X`, also those without a label. By
+            default, windows of one recording stay together.
         folds : array (N,), optional
             Choose C by leaving out the rows of each value in turn.
         model : Embedder, optional
@@ -236,6 +242,9 @@ class LinearProbe(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             )
         if sum(given is not None for given in (validation, groups, folds)) > 1:
             raise InvalidArgumentError("give one of validation, groups and folds; each says how to choose C")
+        if isinstance(X, EmbeddingStore) and validation is None and groups is None and folds is None:
+            # Windows of one recording are alike: on both sides of a split, they would make a C look good.
+            groups = recordings_of(X, np.arange(count) if rows.chosen is None else rows.chosen)
         # Also where C is given, and nothing is chosen by them.
         groups, folds = _one_a_row("groups", groups, count), _one_a_row("folds", folds, count)
         chosen, start, basis = self.C, None, None
@@ -300,8 +309,9 @@ class LinearProbe(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         if isinstance(X, EmbeddingStore):
             self.n_features_in_ = X.embedding_size
             if isinstance(y, (str, os.PathLike)):
-                named = StoreLabels.read(y, X)
-                return Rows(X, named.rows), named
+                y = StoreLabels.read(y, X)
+            if isinstance(y, StoreLabels):
+                return Rows(X, y.rows), y
             if y is None:
                 raise InvalidArgumentError(
                     "requires y to be passed: an array of labels, or the path of a CSV of path,label"
@@ -394,8 +404,9 @@ class LinearProbe(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         if not isinstance(validation, (tuple, list)) or len(validation) != 2:
             raise InvalidArgumentError("validation must be a pair of vectors and labels, (X, y)")
         X, y = validation
-        if isinstance(X, EmbeddingStore) and isinstance(y, (str, os.PathLike)):
-            named = StoreLabels.read(y, X, None if not self.multilabel_ else self.classes_)
+        if isinstance(X, EmbeddingStore) and isinstance(y, (str, os.PathLike, StoreLabels)):
+            known = self.classes_ if self.multilabel_ else None
+            named = y if isinstance(y, StoreLabels) else StoreLabels.read(y, X, known)
             rows, y = self._rows_like(X).take(named.rows), named.y
         else:
             rows, y = self._rows_like(to_vectors(X)), to_labels(y, "the validation labels")
@@ -525,6 +536,44 @@ class LinearProbe(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             If its version, weights or front end differ. A probe fitted on plain arrays knows no model and passes.
         """
         refuse_other_model(getattr(self, "model_", None), vectors)
+
+    def evaluate(
+        self,
+        X: ArrayLike | EmbeddingStore,
+        y: ArrayLike | StoreLabels | str | os.PathLike[str],
+        *,
+        folds: int | ArrayLike = 5,
+        groups: ArrayLike | None = None,
+    ) -> Evaluation:
+        """Estimate by cross-validation how well a probe with these parameters does on recordings it has not seen.
+
+        In each fold a new probe is fitted on all other folds; if C is "auto", C is chosen within these, by an inner
+        split, so the rows that score it have no say in it. This probe itself stays as it is.
+
+        Parameters
+        ----------
+        X, y
+            As for `fit`.
+        folds : int or array (N,)
+            Number of folds, drawn by `random_state` and stratified by class where rows have one; or the fold of each
+            row. Inner splits then leave out the other folds in turn.
+        groups : array (N,), optional
+            Rows of one group are in one fold; by default windows of one recording. N counts all rows of `X`.
+
+        Returns
+        -------
+        Evaluation
+            Score with a 95 % interval, tables by class and by fold, confusion matrix, the probabilities of every row by
+            a probe that was not fitted on it; `.plot()`.
+
+        Raises
+        ------
+        ValueError
+            As for `fit`, and if there are too few rows or groups for the folds.
+        """
+        from sedembed.probe.evaluation import cross_validate
+
+        return cross_validate(self, X, y, folds, groups)
 
     def to_torch(self) -> ProbeHead:
         """Make a module of the same function, to be trained further or joined to a network.

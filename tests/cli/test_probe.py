@@ -87,8 +87,15 @@ def fit(store, tmp_path, capsys):
 
 
 def read_csv(text: str) -> tuple[list[str], list[str], np.ndarray]:
+    """Header, paths and probabilities; what is predicted must be what these say."""
     header, *rows = csv.reader(text.splitlines())
-    return header, [row[0] for row in rows], np.array([row[1:] for row in rows], float)
+    assert header[1:3] == ["predicted", "probability"]
+    values = np.array([row[3:] for row in rows], float)
+    for row, probabilities in zip(rows, values, strict=True):
+        assert float(row[2]) == probabilities.max()
+        likely = {name for name, p in zip(header[3:], probabilities, strict=True) if p > 0.5}
+        assert row[1] == header[3:][probabilities.argmax()] or set(filter(None, row[1].split(";"))) == likely
+    return [header[0], *header[3:]], [row[0] for row in rows], values
 
 
 class TestFit:
@@ -111,7 +118,8 @@ class TestFit:
         assert main([*arguments, "--C", "3"]) == 0
         printed = capsys.readouterr().out
         assert "fitted on 12 rows, 2 classes, one label a row" in printed
-        assert "C = 3, given; not validated" in printed
+        assert "C = 3, given" in printed
+        assert "cross-validated accuracy 1.0000 (95 % interval" in printed
         assert "0 labels without a vector, 0 vectors without a label" in printed
         assert str(tmp_path / "p") in printed
 
@@ -203,8 +211,11 @@ class TestFit:
     def test_warnings_are_sentences(self, fit, tmp_path):
         done = fit(write_labels(tmp_path / "l.csv", [(PATHS[0], "x"), (PATHS[-1], "y")]))
         assert (done.status, done.result["C"], done.result["validation_score"]) == (0, 1, None)
-        assert done.error.startswith("sedembed: C = 1 is taken: the rows to choose it by are too few")
-        assert done.error.count("\n") == 1
+        first, second = done.error.splitlines()
+        assert first.startswith(
+            "sedembed: the probe is fitted, but not cross-validated: Expected rows for at least two"
+        )
+        assert second.startswith("sedembed: C = 1 is taken: the rows to choose it by are too few")
 
     def test_no_value_for_the_test_rows(self, fit, tmp_path):
         splits = ["train", "train", "val", "val", "test", "test"] * 2
@@ -325,7 +336,7 @@ class TestPredict:
 
         assert main(["probe", "predict", str(probe), str(folder / "broken.wav"), *model]) == 1
         printed = capsys.readouterr()
-        assert printed.out == "path,noise,tone\n"
+        assert printed.out == "path,predicted,probability,noise,tone\n"
         assert "broken.wav: AudioDecodeError: " in printed.err
 
     def test_kept_store(self, probe, folder, untrained_model_dir, tmp_path, capsys):
@@ -359,7 +370,7 @@ class TestPredict:
         with StoreWriter(tmp_path / "empty", store.run):
             pass
         assert main(["probe", "predict", str(probe), str(tmp_path / "empty")]) == 0
-        assert capsys.readouterr().out == "path,noise,tone\n"
+        assert capsys.readouterr().out == "path,predicted,probability,noise,tone\n"
 
     def test_names_that_need_quotes(self, store, tmp_path, capsys):
         y = [f'a "{path[0]}", é' for path in store.paths]
@@ -368,6 +379,18 @@ class TestPredict:
         header, paths, _ = read_csv((tmp_path / "o.csv").read_text(encoding="utf-8"))
         assert header == ["path", 'a "n", é', 'a "t", é']
         assert paths == store.paths
+
+
+def test_folder_names_and_a_report(store, tmp_path, capsys):
+    pytest.importorskip("matplotlib", reason="the report has a picture")
+    report = ["--report", str(tmp_path / "report"), "--folds", "2", "--json"]
+    done = main(["probe", "fit", str(store.directory), "--labels", "folder", "-o", str(tmp_path / "p"), *report])
+    result = json.loads(capsys.readouterr().out)["cross_validation"]
+    assert done == 0
+    y = np.array([path.split("/")[0] for path in store.paths])
+    own = sedembed.LinearProbe(progress=False).evaluate(store, y, folds=2)
+    assert (result["score"], len(result["folds"])) == (own.score, 2)
+    assert (tmp_path / "report" / "confusion.png").stat().st_size > 1000
 
 
 class TestPredictRefuses:
@@ -434,7 +457,7 @@ class TestPredictRefuses:
         (tmp_path / "o.csv").write_text("before")
 
         def fail(*_):
-            yield "a.wav", np.array([0.5, 0.5])
+            yield {"path": "a.wav"}, np.array([0.5, 0.5])
             raise OSError("disk on fire")
 
         monkeypatch.setattr("sedembed.cli.probe._predict_store", fail)
