@@ -127,7 +127,7 @@ class TestReport:
         found.save(tmp_path / "report")
         files = sorted(file.name for file in (tmp_path / "report").iterdir())
         assert files == ["confused.csv", "confusion.csv", "confusion.png", "evaluation.json", "per_class.csv"]
-        rows = list(csv.reader((tmp_path / "report" / "confusion.csv").open(newline="")))
+        rows = list(csv.reader((tmp_path / "report" / "confusion.csv").read_text().splitlines()))
         assert rows[0] == ["label", "cat", "dog", "rain"]
         assert [[int(n) for n in row[1:]] for row in rows[1:]] == found.confusion.tolist()
         assert json.loads((tmp_path / "report" / "evaluation.json").read_text())["score"] == found.score
