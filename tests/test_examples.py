@@ -104,6 +104,17 @@ def test_measure_memory(arguments):
     assert "MiB" in run("measure_memory.py", *arguments)
 
 
+@pytest.mark.slow
+def test_benchmark(tmp_path):
+    file = tmp_path / "figures.json"
+    options = ("--sections", "folder", "busy", "imports", "--models", "talnet", "--files", 4, "--rounds", 1)
+    printed = run("benchmark.py", *options, "--json", file)
+    assert "embed_folder over by hand" in printed
+    rows = json.loads(file.read_text())["rows"]
+    assert [row["target"] for row in rows] == ["1", "1", "1", "5", "5"]
+    assert all(np.isfinite(row["value"]) for row in rows)
+
+
 def test_make_sounds(tmp_path):
     pytest.importorskip("scipy")
     command = [sys.executable, str(EXAMPLES / "make_sounds.py"), "--out", str(tmp_path)]

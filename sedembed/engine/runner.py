@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from sedembed._utils.isolation import isolated, one_thread_after_fork
 from sedembed.engine.openvino import OpenVINONetwork, choose_engine
+from sedembed.engine.transfer import to_device, to_host
 from sedembed.engine.windows import (
     LATEST_SECONDS,
     WINDOW_SECONDS,
@@ -183,8 +184,8 @@ class Runner:
         padded = features[0].new_zeros((len(features), longest, features[0].shape[1]))
         for row, item in zip(padded, features, strict=True):
             row[: len(item)] = item
-        valid = None if min(lengths) == longest else torch.tensor(lengths, device=self.device)
-        return padded.to(self.device), valid
+        valid = None if min(lengths) == longest else to_device(torch.tensor(lengths, device="cpu"), self.device)
+        return to_device(padded, self.device), valid
 
     @torch.inference_mode()
     def submit(
@@ -207,12 +208,15 @@ class Runner:
             output = self._forward(padded, lengths)
             terms = self.network.pool_terms(output) if probabilities else None
 
+        some = [output.frames, *(terms or ())]
+        copied = to_host(some if output.lengths is None else [*some, output.lengths])
+
         def finish() -> list[WindowResult]:
-            frames = output.frames.cpu().numpy()
-            valid = [frames.shape[1]] * len(frames) if output.lengths is None else output.lengths.tolist()
+            frames, *others = (tensor.numpy() for tensor in copied())
+            valid = [frames.shape[1]] * len(frames) if output.lengths is None else others.pop().tolist()
             if terms is None:
                 return [WindowResult(frames[i, :n]) for i, n in enumerate(valid)]
-            numerators, denominators = (term.cpu().double().numpy() for term in terms)  # some devices have no float64
+            numerators, denominators = (term.astype(np.float64) for term in others)
             return [WindowResult(frames[i, :n], (numerators[i], denominators[i])) for i, n in enumerate(valid)]
 
         return finish
@@ -299,6 +303,11 @@ def pick_device(device: str | torch.device | None) -> torch.device:
         picked = torch.device(device)
     except (RuntimeError, TypeError, ValueError, OverflowError) as error:
         raise InvalidArgumentError(f"Expected a device such as 'cpu' or 'cuda:0', got {device!r}.") from error
+    if picked.type == "mps":
+        raise InvalidArgumentError(
+            "Expected a CPU or a CUDA device, got 'mps': the networks were never run on Apple's GPU, which lacks the "
+            "float64 that pooling needs; choose 'cpu'."
+        )
     try:
         torch.ones(1, device=picked).cpu()
     except Exception as error:  # each kind of device has errors of its own

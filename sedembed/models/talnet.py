@@ -79,8 +79,8 @@ class TALNet(Backbone):
     frame_rate = FRAME_RATE / 4
     first_frame_time = 1.5 / FRAME_RATE  # centre of the first four feature frames, in seconds
     min_samples = 1200  # four feature frames: one frame of the GRU
-    # Eight windows of ten seconds: larger batches were not faster, and each worker holds one.
-    max_batch_frames = 8 * 401
+    # Four windows of ten seconds: larger batches were not faster, and each worker holds one.
+    max_batch_frames = 4 * 401
 
     config: TALNetConfig
     steps_together = False  # set by `prepare`: the recurrence without gradients, faster on a CPU
