@@ -31,7 +31,7 @@ def to_host(tensors: Sequence[torch.Tensor]) -> Callable[[], list[torch.Tensor]]
     pinned = [torch.empty(tensor.shape, dtype=tensor.dtype, device="cpu", pin_memory=True) for tensor in tensors]
     for copy, tensor in zip(pinned, tensors, strict=True):
         copy.copy_(tensor, non_blocking=True)
-    done = torch.cuda.Event()
+    done = torch.cuda.Event()  # type: ignore[no-untyped-call]
     done.record(torch.cuda.current_stream(tensors[0].device))
 
     def wait() -> list[torch.Tensor]:
@@ -43,4 +43,4 @@ def to_host(tensors: Sequence[torch.Tensor]) -> Callable[[], list[torch.Tensor]]
 
 @lru_cache(maxsize=16)
 def _stream(device: torch.device) -> Any:
-    return torch.cuda.Stream(device)
+    return torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
