@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 
-from sedembed.detection.detect import detect, detect_blocks, detect_latest
+from sedembed.detection.detect import detect, detect_blocks, detect_clips, detect_latest
 from sedembed.detection.events import DEFAULT_THRESHOLD, Event, EventRules
 from sedembed.engine.inputs import clip_blocks, is_several, list_clips, naming_clip, stream_blocks
 from sedembed.engine.runner import Runner
@@ -416,11 +416,12 @@ class Embedder:
         if not is_several(x):
             return detect(self.runner, clip_blocks(x, sample_rate, self.sample_rate), rules)[0]
         clips = list_clips(x)
-        events = []
-        for index, clip in enumerate(clips):
+
+        def blocks(index: int) -> Iterator[NDArray[np.float32]]:
             with naming_clip(index, len(clips)):
-                events.append(detect(self.runner, clip_blocks(clip, sample_rate, self.sample_rate), rules)[0])
-        return events
+                yield from clip_blocks(clips[index], sample_rate, self.sample_rate)
+
+        return detect_clips(self.runner, len(clips), blocks, rules)
 
     def detect_stream(
         self,

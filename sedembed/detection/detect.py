@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -11,10 +11,20 @@ import torch
 from numpy.typing import NDArray
 
 from sedembed.detection.events import Event, EventDetector, EventRules, sort_events
+from sedembed.engine.inputs import naming_clip
 from sedembed.engine.runner import Runner
 from sedembed.engine.windows import iter_overlapping, refuse_nonfinite
+from sedembed.engine.workers import Pending, Piece, run_pieces
 
-__all__ = ["OverlappingWindows", "WindowOutput", "detect", "detect_blocks", "detect_latest", "run_windows"]
+__all__ = [
+    "OverlappingWindows",
+    "WindowOutput",
+    "detect",
+    "detect_blocks",
+    "detect_clips",
+    "detect_latest",
+    "run_windows",
+]
 
 # The networks were trained on at most ten seconds; in windows of a minute they miss most events.
 _WINDOW_SECONDS = 10.0
@@ -154,3 +164,40 @@ def detect(runner: Runner, blocks: Iterable[NDArray[np.float32]], rules: EventRu
     for new, end in detect_blocks(runner, blocks, rules):
         events, duration = events + new, end
     return sort_events(events), duration
+
+
+def detect_clips(
+    runner: Runner, clips: int, blocks: Callable[[int], Iterable[NDArray[np.float32]]], rules: EventRules
+) -> list[list[Event]]:
+    """Events of several clips, sorted, by several workers.
+
+    Parameters
+    ----------
+    runner : Runner
+        The network.
+    clips : int
+        How many there are.
+    blocks : callable
+        Gives the samples of a clip at the network's own rate; called from several threads.
+    rules : EventRules
+        What an event is.
+    """
+    windows = OverlappingWindows(runner)
+
+    def read(index: int) -> Iterator[Piece]:
+        return (Piece(*window) for window in windows.features(blocks(index)))
+
+    def submit(pieces: Sequence[Piece]) -> Pending:
+        found = [runner.frame_probabilities(piece.features) for piece in pieces]
+        return lambda: found
+
+    events: list[list[Event]] = [[] for _ in range(clips)]
+    detectors, ends, numbers = [EventDetector(rules) for _ in range(clips)], [0.0] * clips, [0] * clips
+    # One window a batch, so that the events are those of a single clip to the bit.
+    for index, piece, probabilities in run_pieces(runner, clips, read, submit, max_items=1):
+        with naming_clip(index, clips):
+            output = windows.join(numbers[index], piece.features, probabilities, piece.samples, piece.last)
+        numbers[index] += 1
+        ends[index] = output.end
+        events[index] += detectors[index].push(output.probabilities, output.start)
+    return [sort_events([*events[i], *detectors[i].finish(ends[i])]) for i in range(clips)]

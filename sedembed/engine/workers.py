@@ -25,7 +25,17 @@ from sedembed.engine.runner import MAX_BATCH, Runner
 from sedembed.engine.windows import WindowResult
 from sedembed.errors import AudioTimeoutError
 
-__all__ = ["Piece", "Source", "Step", "WorkerPool", "alive", "current_source", "default_workers", "run_clips"]
+__all__ = [
+    "Piece",
+    "Source",
+    "Step",
+    "WorkerPool",
+    "alive",
+    "current_source",
+    "default_workers",
+    "run_clips",
+    "run_pieces",
+]
 
 _TICK = 1.0
 # A decoder stops itself at the limit with a message of its own; only then is its thread given up.
@@ -516,21 +526,42 @@ def run_clips(
         What `windows` raises; of several errors, that of the first clip.
     """
 
-    def read(source: Source) -> Iterator[Piece]:
-        return (Piece(runner.features(window), len(window)) for window in alive(windows(source.index)))
+    def read(index: int) -> Iterator[Piece]:
+        return (Piece(runner.features(window), len(window)) for window in windows(index))
 
     def submit(pieces: Sequence[Piece]) -> Pending:
         return runner.submit([piece.features for piece in pieces], probabilities=probabilities)
 
+    for index, _, result in run_pieces(runner, clips, read, submit, workers=workers):
+        yield index, result
+
+
+def run_pieces(
+    runner: Runner,
+    clips: int,
+    read: Callable[[int], Iterator[Piece]],
+    submit: Callable[[Sequence[Piece]], Pending],
+    *,
+    workers: int | None = None,
+    max_items: int = MAX_BATCH,
+) -> Iterator[tuple[int, Piece, Any]]:
+    """`run_clips` for windows and results of any kind: `read` gives the former, `submit` the latter.
+
+    Yields
+    ------
+    (int, Piece, object)
+        Index of the clip, its next window and the result of that.
+    """
     workers = default_workers(runner.device) if workers is None else workers
-    pool = WorkerPool(runner, [Source(index) for index in range(clips)], read, submit, workers=workers)
+    sources = [Source(index) for index in range(clips)]
+    pool = WorkerPool(runner, sources, lambda source: read(source.index), submit, workers=workers, max_items=max_items)
     ended: dict[int, BaseException | None] = {}
     first = 0
     try:
         while pool.left:
             for step in pool.take():
                 if step.piece is not None:
-                    yield step.source.index, step.result
+                    yield step.source.index, step.piece, step.result
                 else:
                     ended[step.source.index] = step.error
             while first in ended:

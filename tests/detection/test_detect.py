@@ -5,9 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import soundfile
+import torch
 
 from sedembed.audio.reader import load_audio
 from sedembed.detection.detect import run_windows
+from sedembed.embedder import Embedder
 from sedembed.errors import AudioDecodeError, InvalidWaveformError
 from tests.detection.events_helpers import RATE, SOUNDS, bursts, loudness, talnet  # noqa: F401
 
@@ -147,3 +149,22 @@ class TestShippedModel:
         everything = np.full(527, 0.99)
         everything[talnet.labels.index("Siren")] = 0.5
         assert {event.label for event in talnet.detect(sound, threshold=everything)} == {"Siren"}
+
+
+class TestSeveralClips:
+    def test_events_are_those_of_each_clip_to_the_bit(self, untrained_embedder: Embedder):
+        rng = np.random.default_rng(0)
+        clips = [rng.normal(0, 0.1, n).astype(np.float32) for n in (30_000, 200_000, 16_000, 350_001, 8_000)]
+        threads = torch.get_num_threads()
+        torch.set_num_threads(2)  # two workers
+        try:
+            found = untrained_embedder.detect(clips, threshold=0.4)
+        finally:
+            torch.set_num_threads(threads)
+        assert found == [untrained_embedder.detect(clip, threshold=0.4) for clip in clips]
+        assert any(found)
+
+    def test_errors_name_the_clip(self, untrained_embedder: Embedder):
+        good = np.zeros(16_000, np.float32)
+        with pytest.raises(InvalidWaveformError, match="clip 1 of 3"):
+            untrained_embedder.detect([good, np.full(16_000, np.nan, np.float32), good])
