@@ -42,7 +42,7 @@ def map_page(shown: MapPoints) -> str:
         "colours": COLOURS,
         "grey": GREY,
         "extent": (extent / scale).round(_DIGITS).tolist(),
-        "paths": shown.paths,
+        "paths": shown.names,
         "texts": shown.grouping.texts,
         "codes": shown.grouping.codes.tolist(),
         "durations": np.round(shown.durations, 2).tolist(),

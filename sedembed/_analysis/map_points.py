@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from sedembed.embedder import Embedder
     from sedembed.probe.label_table import LabelTable
 
-__all__ = ["COLOURS", "GREY", "Grouping", "MapPoints", "by_folder", "by_label", "by_tag"]
+__all__ = ["COLOURS", "GREY", "Grouping", "MapPoints", "by_folder", "by_label", "by_stored_tag", "by_tag"]
 
 logger = logging.getLogger(__name__)
 
@@ -87,6 +87,8 @@ class MapPoints:
         Their lengths in seconds.
     grouping : Grouping
         Their colours.
+    places : pair of ndarray of float64 or None
+        Start and end in seconds of each, if they are windows.
     """
 
     title: str
@@ -95,12 +97,14 @@ class MapPoints:
     paths: list[str]
     durations: NDArray[np.float64]
     grouping: Grouping
+    places: tuple[NDArray[np.float64], NDArray[np.float64]] | None = None
 
     @classmethod
     def of(cls, store: EmbeddingStore, projection: Projection, grouping: Grouping) -> MapPoints:
         """Bring together what belongs to each point."""
         table = store.index.take(pa.array(projection.rows))
-        title = f"{store.directory.resolve().name}: {len(table)} recordings"
+        what = "windows" if store.windows else "recordings"
+        title = f"{store.directory.resolve().name}: {len(table)} {what}"
         if len(table) < len(store):
             title += f" of {len(store)}, chosen at random"
         return cls(
@@ -110,17 +114,32 @@ class MapPoints:
             table["path"].to_pylist(),
             table["duration"].to_numpy(),
             grouping,
+            (table["start"].to_numpy(), table["end"].to_numpy()) if store.windows else None,
         )
 
+    @property
+    def names(self) -> list[str]:
+        """Name of each point: its path, and for a window where it is."""
+        if self.places is None:
+            return self.paths
+        return [f"{path} {a:g}-{b:g} s" for path, a, b in zip(self.paths, *self.places, strict=True)]
+
     def to_csv(self) -> str:
-        """Return a table of path, x, y, group and duration in seconds, a line for each point."""
+        """Return a table of path (start, end), x, y, group and duration in seconds, a line for each point."""
         stream = io.StringIO()
         writer = csv.writer(stream, lineterminator="\n")
-        writer.writerow(["path", "x", "y", "group", "duration"])
-        for path, point, text, duration in zip(
-            self.paths, self.projection.points.tolist(), self.grouping.texts, self.durations.tolist(), strict=True
+        places = [] if self.places is None else [values.tolist() for values in self.places]
+        writer.writerow(["path", *["start", "end"][: len(places)], "x", "y", "group", "duration"])
+        for path, point, text, duration, *place in zip(
+            self.paths,
+            self.projection.points.tolist(),
+            self.grouping.texts,
+            self.durations.tolist(),
+            *places,
+            strict=True,
         ):
-            writer.writerow([path, *(f"{value:.6g}" for value in point), text, f"{duration:.3f}"])
+            shown = [f"{value:.3f}" for value in place]
+            writer.writerow([path, *shown, *(f"{value:.6g}" for value in point), text, f"{duration:.3f}"])
         return stream.getvalue()
 
     @property
@@ -139,7 +158,12 @@ class MapPoints:
         return found
 
 
-def by_label(paths: Sequence[str], table: LabelTable, column: str = "label") -> Grouping:
+def by_label(
+    paths: Sequence[str],
+    table: LabelTable,
+    column: str = "label",
+    places: tuple[NDArray[np.float64], NDArray[np.float64]] | None = None,
+) -> Grouping:
     """Group by a column of a table of labels; of several labels of a path, the first one colours it.
 
     Parameters
@@ -150,6 +174,8 @@ def by_label(paths: Sequence[str], table: LabelTable, column: str = "label") -> 
         What `read_labels` gave.
     column : str
         Name of the column.
+    places : pair of ndarray of float64, optional
+        Start and end of each point in seconds, if it is a window.
 
     Returns
     -------
@@ -161,13 +187,14 @@ def by_label(paths: Sequence[str], table: LabelTable, column: str = "label") -> 
     ProbeError
         If there is no such column, or no path has a label.
     """
-    labels = table.labels if column == "label" else [(value,) for value in table.column(column)]
-    aligned = table.align(paths)
+    aligned = table.align(paths, places)
     if aligned.unlabelled:
         logger.warning("%d of %d recordings have no label in %s", len(aligned.unlabelled), len(paths), table.file)
     names: list[tuple[str, ...]] = [()] * len(paths)
-    for row, entry in zip(aligned.rows, aligned.entries, strict=True):
-        names[row] = tuple(filter(None, labels[entry]))
+    values: list[tuple[str, ...]] = aligned.labels
+    values = values if column == "label" else [(table.column(column)[entry],) for entry in aligned.entries]
+    for row, value in zip(aligned.rows, values, strict=True):
+        names[row] = tuple(filter(None, value))
     return _grouping(column, [found[0] if found else None for found in names], ["; ".join(found) for found in names])
 
 
@@ -201,6 +228,25 @@ def by_tag(store: EmbeddingStore, rows: NDArray[np.int64], model: Embedder) -> G
     for places, block in sampled_blocks(store, rows):
         best[places] = (block.astype(np.float64) @ weight.T + bias).argmax(1)
     names = [model.labels[event] for event in best]
+    return _grouping("strongest sound event", list(names), names)
+
+
+def by_stored_tag(tags: NDArray[np.float16], labels: Sequence[str]) -> Grouping:
+    """Group by the most likely sound event of each recording or window.
+
+    Parameters
+    ----------
+    tags : ndarray of float16, shape (n, classes)
+        Probabilities that the store keeps, of the points.
+    labels : sequence of str
+        Names of the events.
+
+    Returns
+    -------
+    Grouping
+        Of equal probabilities the first event counts, as in `Embedder.top_tags`.
+    """
+    names = [labels[event] for event in tags.argmax(1)]
     return _grouping("strongest sound event", list(names), names)
 
 

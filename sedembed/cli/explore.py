@@ -50,7 +50,9 @@ def register(add: AddCommand) -> None:
     sub.add_argument(
         "--method", default="tsne", choices=["tsne", "pca"], help="default: tsne; pca is faster and shows the whole"
     )
-    sub.add_argument("--labels", metavar="CSV", type=Path, help="colour by this table of path,label")
+    sub.add_argument(
+        "--labels", metavar="CSV|folder", help="colour by this table of path,label, or by the first folder of the path"
+    )
     sub.add_argument("--column", metavar="NAME", help="colour by another column of that table")
     sub.add_argument(
         "--color",
@@ -177,17 +179,23 @@ def _check_outputs(options: argparse.Namespace) -> None:
 def _grouping(store: EmbeddingStore, rows: NDArray[np.int64], options: argparse.Namespace) -> Grouping:
     import pyarrow as pa
 
-    from sedembed._analysis.map_points import by_folder, by_label, by_tag
+    from sedembed._analysis.map_points import by_folder, by_label, by_stored_tag, by_tag
 
     paths = store.index["path"].take(pa.array(rows)).to_pylist()
     if options.labels is not None:
-        from sedembed.probe.label_table import read_labels
+        from sedembed.probe.inputs import places_of
+        from sedembed.probe.label_table import table_of
 
-        return by_label(paths, read_labels(options.labels), options.column or "label")
+        places = places_of(store)
+        places = None if places is None else (places[0][rows], places[1][rows])
+        return by_label(paths, table_of(options.labels, store.paths), options.column or "label", places)
     if options.color == "folder":
         return by_folder(paths)
     try:
-        tagged = by_tag(store, rows, _load(store, options))
+        model = _load(store, options)
+        if store.tags is not None:
+            return by_stored_tag(store.tags[rows], model.labels)
+        tagged = by_tag(store, rows, model)
         if tagged is not None:
             return tagged
         reason = "the embedding of its model does not feed the layer that names sound events"

@@ -11,6 +11,8 @@ import os
 import sys
 from collections.abc import Sequence
 
+from sedembed._utils.text import did_you_mean
+
 # Nothing heavier at the top: `sedembed --help` must not wait for torch.
 from sedembed.cli.common import GOOD, INTERRUPTED, UNUSABLE, Command, complain, explain
 from sedembed.errors import SedembedError
@@ -36,10 +38,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     if not _prepare_streams():
         return UNUSABLE
-    parser = _parser()
+    parser, commands = _parser()
     given = sys.argv[1:] if arguments is None else list(arguments)
     if any(not text or (text.startswith("--") and text.endswith("=")) for text in given):
         parser.error("expected a path or another value, got an empty text; write . for the current folder")
+    named = next((text for text in given if not text.startswith("-")), None)
+    if named is not None and named not in commands:
+        parser.error(f"no command is called {named!r}.{did_you_mean(named, commands)} sedembed --help lists all.")
     options = parser.parse_args(given)
     logging.basicConfig(
         level=logging.INFO if options.verbose else logging.WARNING,
@@ -93,7 +98,8 @@ def _escape(error: UnicodeError) -> tuple[str, int]:
     return "".join(f"\\u{units[i]:02x}{units[i + 1]:02x}" for i in range(0, len(units), 2)), error.end
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser() -> tuple[argparse.ArgumentParser, list[str]]:
+    """Make the parser, and name all commands."""
     import sedembed
 
     parser = argparse.ArgumentParser(
@@ -110,4 +116,4 @@ def _parser() -> argparse.ArgumentParser:
 
     for group in _GROUPS:
         importlib.import_module(f"sedembed.cli.{group}").register(add)
-    return parser
+    return parser, list(commands.choices)

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sedembed._analysis.map_points import by_folder, by_label, by_tag
+from sedembed._analysis.map_points import by_folder, by_label, by_stored_tag, by_tag
 from sedembed.embedder import Embedder
 from sedembed.errors import ProbeError
 from sedembed.probe.label_table import read_labels
@@ -70,3 +70,10 @@ class TestGroups:
         points = np.concatenate([rng.normal(0, 0.3, (70, 2)), rng.normal(10, 0.3, (30, 2)), [[5.0, 5.0]]])
         shown = map_of(points, ["torn"] * 101)
         assert np.linalg.norm(points[shown.anchors[0]]) < 1
+
+
+def test_stored_tags_colour_by_the_most_likely():
+    tags = np.array([[0.1, 0.9], [0.5, 0.5], [0.2, 0.7]], np.float16)
+    found = by_stored_tag(tags, ["dog", "cat"])
+    assert found.texts == ["cat", "dog", "cat"]
+    assert found.names == ["cat", "dog"]

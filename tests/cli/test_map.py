@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -12,8 +13,8 @@ import pytest
 from sedembed._analysis.map_points import by_tag
 from sedembed._analysis.projection import choose_rows, project
 from sedembed.cli.main import main
-from sedembed.embedder import Embedder
-from sedembed.store.store import EmbeddingStore
+from sedembed.embedder import Embedder, load_model
+from sedembed.store.store import EmbeddingStore, open_store
 from tests._analysis.map_helpers import make_store, parse, store  # noqa: F401
 
 
@@ -121,3 +122,26 @@ class TestCommand:
         assert main([*command, "-o", str(tmp_path / "map.png")]) == 2
         assert 'pip install "sedembed[plots]"' in capsys.readouterr().err
         assert main([*command, "-o", str(tmp_path / "map.html")]) == 0
+
+
+def test_windows_and_their_tags(tmp_path: Path, write_sounds: Callable[..., Path], untrained_model_dir: Path):
+    write_sounds(tmp_path / "in", {"a.wav": 3.0, "b.wav": 2.0})
+    model = ["--model", str(untrained_model_dir), "--device", "cpu"]
+    made = ["embed", str(tmp_path / "in"), "-o", str(tmp_path / "out"), "--window", "1", "--tags"]
+    assert main([*made, *model]) == 0
+    assert main(["map", str(tmp_path / "out"), "-o", str(tmp_path / "m.csv"), "--method", "pca", *model]) == 0
+    rows = list(csv.DictReader((tmp_path / "m.csv").read_text(encoding="utf-8").splitlines()))
+    assert [(row["path"], row["start"]) for row in rows] == [
+        *(("a.wav", f"{start}.000") for start in range(3)),
+        *(("b.wav", f"{start}.000") for start in range(2)),
+    ]
+    store = open_store(tmp_path / "out")
+    assert store.tags is not None
+    labels = load_model(untrained_model_dir, device="cpu").labels
+    assert [row["group"] for row in rows] == [labels[event] for event in store.tags.argmax(1)]
+    (tmp_path / "l.csv").write_text("path,start,end,label\na.wav,1,2,x\nb.wav,0,1,y\n", encoding="utf-8")
+    by_part = ["--labels", str(tmp_path / "l.csv"), "-o", str(tmp_path / "m.html"), "--method", "pca"]
+    assert main(["map", str(tmp_path / "out"), *by_part]) == 0
+    data = json.loads(parse((tmp_path / "m.html").read_text(encoding="utf-8")).text["data"])
+    assert data["paths"][1] == "a.wav 1-2 s"
+    assert data["texts"] == ["", "x", "", "y", ""]

@@ -133,3 +133,11 @@ def test_as_a_program(folder, untrained_model_dir, tmp_path):
         pytest.skip("the package is not installed in this environment, so there is no `sedembed` script")
     done = subprocess.run([script, "--version"], capture_output=True, text=True, check=True)
     assert done.stdout.split()[1] == sedembed.__version__
+
+
+@pytest.mark.parametrize(("typed", "meant"), [("detct", "detect"), ("serach", "search"), ("Embed", "embed")])
+def test_a_command_that_is_not_there(typed: str, meant: str, capsys: pytest.CaptureFixture[str]):
+    with pytest.raises(SystemExit) as ended:
+        main([typed, "FILE"])
+    assert ended.value.code == 2
+    assert f"no command is called {typed!r}. Did you mean {meant!r}?" in capsys.readouterr().err
