@@ -170,7 +170,8 @@ class Runner:
     def plan(self, lengths: Sequence[int], max_items: int = MAX_BATCH) -> list[list[int]]:
         """Group windows of similar length, given in feature frames, into batches for `submit`: lists of indices."""
         rounded = [self._round(length) for length in lengths]
-        return plan_batches(rounded, max_items, self.max_batch_frames * max_items // MAX_BATCH)
+        batches = plan_batches(rounded, max_items, self.max_batch_frames * max_items // MAX_BATCH)
+        return [part for batch in batches for part in _split(batch)]
 
     def _round(self, frames: int) -> int:
         """Length to which a window is padded: few different ones, because PyTorch keeps kernels for each."""
@@ -287,6 +288,14 @@ class Runner:
             output = self._forward(padded, lengths)
         valid = None if output.lengths is None else int(output.lengths[0])
         return np.asarray(output.probabilities[0, :valid].float().cpu())
+
+
+def _split(batch: list[int]) -> Iterator[list[int]]:
+    """Parts of 1, 2, 4, 8 ... windows: the fewer sizes of batches, the fewer kernels PyTorch keeps."""
+    while batch:
+        size = 1 << (len(batch).bit_length() - 1)
+        yield batch[:size]
+        batch = batch[size:]
 
 
 def pick_device(device: str | torch.device | None) -> torch.device:

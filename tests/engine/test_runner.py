@@ -62,6 +62,13 @@ class TestShapes:
         np.testing.assert_allclose(found.pool_terms[0] / found.pool_terms[1], (numerator / denominator)[0], atol=1e-5)
         np.testing.assert_allclose(runner.frame_probabilities(features), output.probabilities[0].numpy(), atol=1e-5)
 
+    def test_few_sizes_of_batches(self, embedder: Embedder):
+        for count in (1, 3, 7, 16, 29):
+            plan = embedder.runner.plan([41] * count)
+            assert sorted(index for batch in plan for index in batch) == list(range(count))
+            assert {len(batch) for batch in plan} <= {1, 2, 4, 8, 16}
+            assert len(plan) <= count // 16 + 4
+
     def test_counts_the_frames_of_the_front_end(self, embedder: Embedder):
         network = embedder.runner.network
         for samples in (network.min_samples, 16_000, 79_999, 80_000, 160_000):
