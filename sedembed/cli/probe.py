@@ -105,6 +105,15 @@ def register(add: AddCommand) -> None:
     sub.add_argument("probe", metavar="PROBE", type=Path, help="what `sedembed probe fit` wrote")
     sub.add_argument("path", metavar="FILE|FOLDER|STORE", type=Path)
     sub.add_argument("-o", "--out", metavar="OUT.csv", type=Path, help="default: standard output")
+    sub.add_argument(
+        "--window", metavar="S", type=float, help="predict each window of S seconds of a FILE or FOLDER, not the whole"
+    )
+    sub.add_argument("--hop", metavar="S", type=float, help="from one window to the next (default: the window)")
+    sub.add_argument(
+        "--events",
+        action="store_true",
+        help="of windows: merge those of one recording that touch or overlap and have the same label into events",
+    )
     sub.add_argument("--store", metavar="DIR", type=Path, help="keep the vectors of a FOLDER; run again to continue")
     sub.add_argument("--model", help="directory of the model, if the probe was fitted on one that has no public name")
     sub.add_argument("--device", help="such as cpu or cuda:0 (default: the first GPU, else the CPU)")
@@ -374,6 +383,12 @@ def _predict(options: argparse.Namespace) -> int:
         raise InvalidArgumentError(
             f"{path} is a store, whose vectors are made; leave out --store, --model and --precision"
         )
+    if is_store and (options.window is not None or options.hop is not None):
+        raise InvalidArgumentError(f"{path} is a store, whose windows are cut; leave out --window and --hop.")
+    if options.hop is not None and options.window is None:
+        raise InvalidArgumentError("--hop is from one window to the next; give --window as well.")
+    if options.events and options.window is None and not (is_store and open_store(path).windows):
+        raise InvalidArgumentError("--events merges windows; give --window, or a store that was made with it.")
     if options.store and not path.is_dir():
         raise InvalidArgumentError(f"--store keeps the vectors of a folder, and {path} is a file; leave it out")
     with tempfile.TemporaryDirectory(prefix="sedembed-", ignore_cleanup_errors=True) as temporary, _warnings_said():
@@ -387,7 +402,8 @@ def _predict(options: argparse.Namespace) -> int:
         else:
             rows, failures = _predict_file(probe, options)
         with _output(options.out) as out:
-            count = _write(out, probe, rows, options.json)
+            write = _write_events if options.events else _write
+            count = write(out, probe, rows, options.json)
     for failed, reason in failures.items():
         complain(f"{failed}: {reason}")
     if options.out is not None:
@@ -427,9 +443,9 @@ def _embed(probe: LinearProbe, options: argparse.Namespace, temporary: Path) -> 
 
     model = _load(probe, options)
     if options.store:
-        return embed_folder(options.path, options.store, model)
+        return embed_folder(options.path, options.store, model, window=options.window, hop=options.hop)
     try:
-        return embed_folder(options.path, temporary, model)
+        return embed_folder(options.path, temporary, model, window=options.window, hop=options.hop)
     except KeyboardInterrupt:
         raise KeyboardInterrupt("interrupted; with --store DIR the same command could be continued") from None
 
@@ -437,6 +453,10 @@ def _embed(probe: LinearProbe, options: argparse.Namespace, temporary: Path) -> 
 def _predict_file(probe: LinearProbe, options: argparse.Namespace) -> tuple[Iterator[_Predicted], dict[str, str]]:
     name, model = options.path.name, _load(probe, options)
     try:
+        if options.window is not None:
+            found = model.embed_windows(options.path, window=options.window, hop=options.hop)
+            places = zip(found.start.tolist(), found.end.tolist(), probe.predict_proba(found.embeddings), strict=True)
+            return (_Predicted({"path": name, "start": a, "end": b}, row) for a, b, row in places), {}
         vector = model.embed(options.path)
     except (SedembedError, OSError) as error:
         return iter(()), {name: f"{type(error).__name__}: {error}"}
@@ -488,6 +508,43 @@ def _write(out: TextIO, probe: LinearProbe, rows: Iterator[_Predicted], as_json:
     if not count and not as_json:
         writer.writerow(["path", "predicted", "probability", *classes])
     return count
+
+
+def _write_events(out: TextIO, probe: LinearProbe, rows: Iterator[_Predicted], as_json: bool) -> int:
+    """Write events: windows of one recording with the same label, joined; return how many there were."""
+    writer, columns = csv.writer(out, lineterminator="\n"), ("path", "start", "end", "label", "probability")
+    if not as_json:
+        writer.writerow(columns)
+    count = 0
+    for event in _merge([str(name) for name in probe.classes_], rows, probe.multilabel_):
+        values = [*event[:4], float(f"{event[4]:.6g}")]
+        if as_json:
+            out.write(json.dumps(dict(zip(columns, values, strict=True)), ensure_ascii=False) + "\n")
+        else:
+            writer.writerow(values)
+        count += 1
+    return count
+
+
+def _merge(
+    classes: Sequence[str], rows: Iterator[_Predicted], multilabel: bool
+) -> Iterator[tuple[str, float, float, str, float]]:
+    """Give path, start, end, label and highest probability of each event, in the order in which events end."""
+    running: dict[str, tuple[str, float, float, str, float]] = {}
+    for place, probabilities in rows:
+        path, start, end = place["path"], place["start"], place["end"]
+        likely = [k for k, p in enumerate(probabilities.tolist()) if p > 0.5]
+        found = likely if multilabel else [int(probabilities.argmax())]
+        labels = {classes[k]: float(probabilities[k]) for k in found}
+        for label in [*running]:
+            event = running[label]
+            # Rounding of seconds must not part windows that follow one another.
+            if event[0] != path or label not in labels or start > event[2] + 1e-6:
+                yield running.pop(label)
+        for label, probability in labels.items():
+            _, first, _, _, highest = running.get(label, (path, start, end, label, 0.0))
+            running[label] = (path, first, end, label, max(highest, probability))
+    yield from running.values()
 
 
 def _decide(classes: Sequence[str], probabilities: NDArray[np.float64], multilabel: bool) -> tuple[str, float]:

@@ -393,6 +393,31 @@ def test_folder_names_and_a_report(store, tmp_path, capsys):
     assert (tmp_path / "report" / "confusion.png").stat().st_size > 1000
 
 
+class TestPredictWindows:
+    def test_windows_and_events(self, probe, folder, untrained_model_dir, tmp_path, capsys):
+        model = ["--model", str(untrained_model_dir), "--device", "cpu"]
+        tone, noise = (
+            soundfile.read(next((folder / name).iterdir()), dtype="float32")[0] for name in ("tone", "noise")
+        )
+        tone, noise = (np.resize(sound, 32_000) for sound in (tone, noise))
+        soundfile.write(tmp_path / "long.wav", np.concatenate([tone, noise, tone]), 16_000)
+        command = ["probe", "predict", str(probe), str(tmp_path / "long.wav"), *model, "--window", "1"]
+        assert main(command) == 0
+        rows = list(csv.DictReader(capsys.readouterr().out.splitlines()))
+        assert [(float(row["start"]), float(row["end"])) for row in rows] == [(k, k + 1) for k in range(6)]
+        assert [row["predicted"] for row in rows] == ["tone"] * 2 + ["noise"] * 2 + ["tone"] * 2
+        assert main([*command, "--events"]) == 0
+        events = list(csv.DictReader(capsys.readouterr().out.splitlines()))
+        found = [(float(row["start"]), float(row["end"]), row["label"]) for row in events]
+        assert found == [(0, 2, "tone"), (2, 4, "noise"), (4, 6, "tone")]
+        assert float(events[0]["probability"]) == max(float(row["probability"]) for row in rows[:2])
+
+    def test_need_windows(self, probe, store, capsys):
+        for options in (["--events"], ["--window", "1"], ["--hop", "1"]):
+            assert main(["probe", "predict", str(probe), str(store.directory), *options]) == 2
+            assert "window" in capsys.readouterr().err
+
+
 class TestPredictRefuses:
     def refused(self, capsys, *arguments: object) -> str:
         assert main(["probe", "predict", *map(str, arguments)]) == 2
