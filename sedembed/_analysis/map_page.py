@@ -1,27 +1,26 @@
-"""A map as one page of HTML that needs nothing else: no network, no server, no other file."""
+"""A map as one page of HTML that needs nothing else but, to play them, the recordings."""
 
 from __future__ import annotations
-
-import html
-import json
-from importlib.resources import files
 
 import numpy as np
 
 from sedembed._analysis.map_points import COLOURS, GREY, MapPoints
+from sedembed._analysis.page import fill_page
 
 __all__ = ["map_page"]
 
 _DIGITS = 5
 
 
-def map_page(shown: MapPoints) -> str:
-    """Write the page: hovering names the file, with zoom, a legend that highlights, and a search for names.
+def map_page(shown: MapPoints, sounds: str = "") -> str:
+    """Write the page: hovering names the file, a click plays it, with zoom, a legend and a search for names.
 
     Parameters
     ----------
     shown : MapPoints
         What it shows. Names of files may hold anything: they reach the page as JSON, and its elements as text.
+    sounds : str
+        Folder of the recordings, as a link from the page; by default that of the page.
 
     Returns
     -------
@@ -42,21 +41,15 @@ def map_page(shown: MapPoints) -> str:
         "colours": COLOURS,
         "grey": GREY,
         "extent": (extent / scale).round(_DIGITS).tolist(),
+        "sounds": f"{sounds.rstrip('/')}/" if sounds else "",
         "paths": shown.names,
+        # Of windows: the recording that a point is in, and from when on it plays.
+        "files": None if shown.places is None else shown.paths,
+        "starts": None if shown.places is None else shown.places[0].tolist(),
         "texts": shown.grouping.texts,
         "codes": shown.grouping.codes.tolist(),
         "durations": np.round(shown.durations, 2).tolist(),
         "x": x,
         "y": y,
     }
-    template = (files("sedembed") / "_analysis" / "map_page.html").read_text(encoding="utf-8")
-    before, after = template.split("@DATA@")
-    return before.replace("@TITLE@", html.escape(shown.title)) + _script_safe(data) + after
-
-
-def _script_safe(value: object) -> str:
-    """JSON that no parser of HTML takes for markup; `<` occurs in it within strings only."""
-    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
-    for letter in "<>&\u2028\u2029":
-        text = text.replace(letter, f"\\u{ord(letter):04x}")
-    return text
+    return fill_page("map_page.html", shown.title, data)

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from sedembed._analysis import figures
 from sedembed._analysis.dendrogram import Choice, Tree, check_options, cluster_rows
+from sedembed._analysis.matrix_page import matrix_page
 from sedembed._analysis.report_page import PAGE
 from sedembed._analysis.weight_vectors import (
     LARGE,
@@ -148,7 +149,7 @@ def analyze(
 
 
 def write(analysis: Analysis, out: Path) -> None:
-    """Write pictures, tables, `analysis.json` and `report.html`; each file appears complete or not at all."""
+    """Write pictures, tables, `analysis.json`, `correlation.html` and `report.html`, each whole or not at all."""
     names, events, tree = analysis.classes.names, analysis.events.names, analysis.tree
     if any("\ufffd" in figures.drawable(name) for name in names):
         logger.warning("the font of the pictures lacks characters of some class names; the tables have them")
@@ -162,6 +163,15 @@ def write(analysis: Analysis, out: Path) -> None:
         "correlation": figures.save(figures.matrix(*heat), out / "correlation"),
         "strongest": figures.save(figures.strongest(*heat), out / "strongest"),
     }
+    order = tree.order
+    page = matrix_page(
+        f"What {analysis.summary['probe']['name']} listens to",
+        analysis.cosines[order][:, analysis.event_order],
+        [names[i] for i in order],
+        [events[j] for j in analysis.event_order],
+        [tree.clusters[i] for i in order],
+    )
+    _put(out / "correlation.html", page)
     _put(out / "analysis.json", json.dumps(analysis.summary, ensure_ascii=False, indent=1, allow_nan=False) + "\n")
     _put(out / "report.html", _page(analysis.summary, {stem: written["svg"] for stem, written in drawn.items()}))
 

@@ -73,7 +73,8 @@ $classes
 <figure>
 <div class="wide"><img alt="Cosines of all classes with all sound events"
 src="data:image/svg+xml;base64,$correlation"></div>
-<figcaption>All classes and all events; scroll to read.</figcaption>
+<figcaption>All classes and all events; scroll to read. <a href="correlation.html">The same as a page</a> that zooms,
+searches and names each cell.</figcaption>
 </figure>
 
 <h2>How this was made</h2>

@@ -24,12 +24,13 @@ if TYPE_CHECKING:
 
     from sedembed.embedder import Embedder
 
-__all__ = ["Timeline", "check_picture", "draw_timeline", "read_timeline", "save_picture"]
+__all__ = ["PAGE", "Timeline", "check_picture", "draw_timeline", "read_timeline", "save_picture"]
 
+PAGE = ".html"
 _FORMATS = (".png", ".svg", ".pdf")
 _COLUMNS = 2048  # most columns of a picture; a screen shows no more
 _FEWEST_ROWS = 3
-_TICK_HZ = (250, 500, 1000, 2000, 4000, 8000)
+TICK_HZ = (250, 500, 1000, 2000, 4000, 8000)
 _TICK_SECONDS = (0.1, 0.2, 0.5, 1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 14400, 28800, 86400)
 _MOST_TICKS = 13
 _DARK, _GREY, _RED = "#222222", "#808080", "#d1495b"
@@ -123,8 +124,10 @@ class Timeline:
     feature_step: float = 1 / FRAME_RATE
 
 
-def read_timeline(model: Embedder, path: str | os.PathLike[str], rules: EventRules) -> Timeline:
-    """Run a file through the network in bounded memory, and keep what its picture needs.
+def read_timeline(
+    model: Embedder, path: str | os.PathLike[str], rules: EventRules, columns: int | None = None
+) -> Timeline:
+    """Run a file through the network in bounded memory, and keep what its picture needs, in so many columns at most.
 
     Raises
     ------
@@ -133,8 +136,8 @@ def read_timeline(model: Embedder, path: str | os.PathLike[str], rules: EventRul
     """
     detector = EventDetector(rules)
     feature_step = 1 / model.runner.network.feature_rate
-    spectrogram = Columns(model.runner.network.n_mels, _COLUMNS)
-    probabilities = Columns(len(rules.labels), _COLUMNS, maximum=True)
+    spectrogram = Columns(model.runner.network.n_mels, columns or _COLUMNS)
+    probabilities = Columns(len(rules.labels), columns or _COLUMNS, maximum=True)
     events: list[Event] = []
     start: float | None = None
     duration = 0.0
@@ -251,9 +254,7 @@ def _explain(axes: Any, timeline: Timeline) -> None:
 
 def _draw_spectrogram(axes: Any, bar: Any, timeline: Timeline) -> None:
     image = timeline.spectrogram.T
-    loudest = float(image.max())
-    # The front end keeps 80 dB; noise at its bottom would only dim the picture.
-    quietest = max(float(np.percentile(image, 2)), loudest - 50.0)
+    quietest, loudest = loudness_range(timeline)
     half = 0.5 * timeline.feature_step
     bins = len(image)
     drawn = axes.imshow(
@@ -262,11 +263,11 @@ def _draw_spectrogram(axes: Any, bar: Any, timeline: Timeline) -> None:
         aspect="auto",
         interpolation="nearest",
         cmap="magma",
-        vmin=min(quietest, loudest - 10.0),
+        vmin=quietest,
         vmax=loudest,
         extent=(-half, timeline.spectrogram_step * image.shape[1] - half, -0.5, bins - 0.5),
     )
-    axes.set_yticks([_mel_bin(hz, bins) for hz in _TICK_HZ], [f"{hz / 1000:g}" for hz in _TICK_HZ], fontsize=9)
+    axes.set_yticks([mel_bin(hz, bins) for hz in TICK_HZ], [f"{hz / 1000:g}" for hz in TICK_HZ], fontsize=9)
     axes.set_ylim(-1.0, bins)  # the outer edges of the filters, 0 and 8 kHz
     axes.set_facecolor(drawn.get_cmap()(0.0))
     axes.set_ylabel("frequency (kHz)", fontsize=10)
@@ -274,7 +275,15 @@ def _draw_spectrogram(axes: Any, bar: Any, timeline: Timeline) -> None:
     bar.tick_params(labelsize=9)
 
 
-def _mel_bin(hz: float, bins: int) -> float:
+def loudness_range(timeline: Timeline) -> tuple[float, float]:
+    """Decibels that are drawn darkest and brightest."""
+    loudest = float(timeline.spectrogram.max())
+    # The front end keeps 80 dB; noise at its bottom would only dim the picture.
+    quietest = max(float(np.percentile(timeline.spectrogram, 2)), loudest - 50.0)
+    return min(quietest, loudest - 10.0), loudest
+
+
+def mel_bin(hz: float, bins: int) -> float:
     """Place of a frequency among so many mel filters, 0 being the centre of the first."""
     mel, highest = hz_to_mel(np.array([hz, SAMPLE_RATE / 2]))
     return float(mel / highest * (bins + 1) - 1)
@@ -362,8 +371,12 @@ def check_picture(path: Path) -> None:
     ValueError
         For a suffix that stands for no picture, or without matplotlib.
     """
+    if path.suffix.lower() == PAGE:
+        return
     if path.suffix.lower() not in _FORMATS:
-        raise InvalidArgumentError(f"expected a picture with the suffix {', '.join(_FORMATS)}, got {str(path)!r}")
+        raise InvalidArgumentError(
+            f"expected a page ({PAGE}) or a picture with the suffix {', '.join(_FORMATS)}, got {str(path)!r}"
+        )
     require_matplotlib()
 
 

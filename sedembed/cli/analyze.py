@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Literal
 
-from sedembed.cli.common import GOOD, AddCommand, add_model, complain, load, print_json
+from sedembed.cli.common import GOOD, AddCommand, add_model, complain, load_probe_model, print_json
 
 __all__ = ["register"]
 
@@ -19,6 +19,7 @@ def register(add: AddCommand) -> None:
     sub.add_argument("probe", metavar="PROBE", type=Path, help="what `sedembed probe fit` wrote")
     sub.add_argument("-o", "--out", metavar="DIR", required=True, type=Path, help="directory for pictures and report")
     add_model(sub)
+    sub.set_defaults(model=None, precision=None)
     sub.add_argument(
         "--linkage",
         choices=["ward", "average", "complete", "single"],
@@ -66,9 +67,10 @@ def _analyze(options: argparse.Namespace) -> int:
 
     require_matplotlib()
     refuse_file(options.out)
+    probe = LinearProbe.load(options.probe)
     analysis = analyze(
-        LinearProbe.load(options.probe),
-        load(options),
+        probe,
+        load_probe_model(probe, options),
         name=options.probe.resolve().name,
         linkage=options.linkage,
         distance=options.distance,

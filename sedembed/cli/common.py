@@ -9,8 +9,11 @@ import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Protocol
 
+from sedembed.errors import ProbeError
+
 if TYPE_CHECKING:
     from sedembed.embedder import Embedder
+    from sedembed.probe.probe import LinearProbe
 
 __all__ = [
     "GOOD",
@@ -22,6 +25,7 @@ __all__ = [
     "complain",
     "explain",
     "load",
+    "load_probe_model",
     "print_json",
 ]
 
@@ -77,6 +81,32 @@ def load(options: argparse.Namespace) -> Embedder:
         engine=options.engine,
         local_files_only=options.local_files_only,
     )
+
+
+def load_probe_model(probe: LinearProbe, options: argparse.Namespace) -> Embedder:
+    """Load the model that a probe was fitted on, and make sure that it is that."""
+    from sedembed.embedder import load_model
+
+    fitted = probe.model_
+    name: str | None = options.model
+    if name is None:
+        if fitted is None:
+            raise ProbeError(f"{options.probe} was fitted on vectors of an unknown model; name the model by --model")
+        if fitted["version"].startswith("local-"):
+            raise ProbeError(
+                f"{options.probe} was fitted on vectors of the local model {fitted['name']!r} "
+                f"({fitted['version']}); give its directory by --model"
+            )
+        name = f"hf://{fitted['name']}" if fitted["version"].startswith("hub-") else fitted["name"]
+    precision = options.precision or (fitted or {}).get("precision", "float32")
+    model = load_model(name, options.device, precision, local_files_only=options.local_files_only)
+    probe.check_model(model)
+    if model.embedding_size != probe.n_features_in_:
+        raise ProbeError(
+            f"{options.probe} takes vectors of {probe.n_features_in_} numbers, and {name} gives "
+            f"{model.embedding_size}; name the model that it was fitted on"
+        )
+    return model
 
 
 def print_json(value: Any) -> None:

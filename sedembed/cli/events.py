@@ -66,7 +66,13 @@ def register(add: AddCommand) -> None:
 
     sub = add("plot", _plot, "draw the spectrogram of a recording over a timeline of its strongest sound events")
     sub.add_argument("file", metavar="FILE", type=Path)
-    sub.add_argument("-o", "--out", required=True, type=Path, help="picture to write: .png, .svg or .pdf")
+    sub.add_argument(
+        "-o",
+        "--out",
+        required=True,
+        type=Path,
+        help="picture to write: .png, .svg or .pdf; or .html, a page that plays the recording on a click",
+    )
     sub.add_argument("-k", type=int, default=12, help="most sound events to show (default: 12)")
     _add_rules(sub)
     add_model(sub)
@@ -256,12 +262,20 @@ def _tree(name: str, hierarchy: Mapping[str, Sequence[str]], known: set[str], de
 
 
 def _plot(options: argparse.Namespace) -> int:
-    from sedembed._analysis.timeline import check_picture, draw_timeline, read_timeline, save_picture
+    from sedembed._analysis.page import link_to
+    from sedembed._analysis.timeline import PAGE, check_picture, draw_timeline, read_timeline, save_picture
+    from sedembed._analysis.timeline_page import PAGE_COLUMNS, timeline_page
+    from sedembed._utils.files import make_folder, write_atomic
 
     if options.k < 1:
         raise InvalidArgumentError(f"-k needs a number of sound events of at least 1, got {options.k}")
     check_picture(options.out)
     model = load(options)
+    if options.out.suffix.lower() == PAGE:
+        timeline = read_timeline(model, options.file, _rules(options, model), PAGE_COLUMNS)
+        make_folder(options.out.parent)
+        write_atomic(options.out, timeline_page(timeline, link_to(options.file, options.out), options.k))
+        return GOOD
     timeline = read_timeline(model, options.file, _rules(options, model))
     save_picture(draw_timeline(timeline, options.k), options.out)
     return GOOD

@@ -157,7 +157,7 @@ def _map(options: argparse.Namespace) -> int:
     projection = project(store, rows, options.method, perplexity=options.perplexity, seed=options.seed)
     shown = MapPoints.of(store, projection, grouping)
     for out in options.out:
-        write_atomic(out, _render(shown, out.suffix.lower(), options.dark))
+        write_atomic(out, _render(shown, out, options.dark, Path(store.run["folder"])))
     print(f"{len(rows)} of {len(store)} recordings in {', '.join(map(str, options.out))}")
     return GOOD
 
@@ -207,13 +207,15 @@ def _grouping(store: EmbeddingStore, rows: NDArray[np.int64], options: argparse.
     return by_folder(paths)
 
 
-def _render(shown: MapPoints, ending: str, dark: bool) -> bytes:
+def _render(shown: MapPoints, out: Path, dark: bool, recordings: Path) -> bytes:
+    ending = out.suffix.lower()
     if ending == ".png":
         from sedembed._analysis.map_picture import draw_map, to_png
 
         return to_png(draw_map(shown, dark=dark))
     if ending == ".html":
         from sedembed._analysis.map_page import map_page
+        from sedembed._analysis.page import link_to
 
-        return map_page(shown).encode()
+        return map_page(shown, link_to(recordings, out)).encode()
     return shown.to_csv().encode()

@@ -15,14 +15,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TextIO
 
-from sedembed.cli.common import GOOD, SOME_FAILED, AddCommand, Command, complain, print_json
+from sedembed.cli.common import GOOD, SOME_FAILED, AddCommand, Command, complain, load_probe_model, print_json
 from sedembed.errors import InvalidArgumentError, MissingFileError, ProbeError, SedembedError
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from sedembed.embedder import Embedder
     from sedembed.probe.evaluation import Evaluation
     from sedembed.probe.inputs import StoreLabels
     from sedembed.probe.label_table import Aligned, LabelTable
@@ -411,37 +410,11 @@ def _predict(options: argparse.Namespace) -> int:
     return SOME_FAILED if failures else GOOD
 
 
-def _load(probe: LinearProbe, options: argparse.Namespace) -> Embedder:
-    """Load the model that a probe was fitted on, and make sure that it is that."""
-    from sedembed.embedder import load_model
-
-    fitted = probe.model_
-    name: str | None = options.model
-    if name is None:
-        if fitted is None:
-            raise ProbeError(f"{options.probe} was fitted on vectors of an unknown model; name the model by --model")
-        if fitted["version"].startswith("local-"):
-            raise ProbeError(
-                f"{options.probe} was fitted on vectors of the local model {fitted['name']!r} "
-                f"({fitted['version']}); give its directory by --model"
-            )
-        name = f"hf://{fitted['name']}" if fitted["version"].startswith("hub-") else fitted["name"]
-    precision = options.precision or (fitted or {}).get("precision", "float32")
-    model = load_model(name, options.device, precision, local_files_only=options.local_files_only)
-    probe.check_model(model)
-    if model.embedding_size != probe.n_features_in_:
-        raise ProbeError(
-            f"{options.probe} takes vectors of {probe.n_features_in_} numbers, and {name} gives "
-            f"{model.embedding_size}; name the model that it was fitted on"
-        )
-    return model
-
-
 def _embed(probe: LinearProbe, options: argparse.Namespace, temporary: Path) -> EmbeddingStore:
     """Embed a folder into a store that is kept, or else into a temporary one."""
     from sedembed.batch.embed_folder import embed_folder
 
-    model = _load(probe, options)
+    model = load_probe_model(probe, options)
     if options.store:
         return embed_folder(options.path, options.store, model, window=options.window, hop=options.hop)
     try:
@@ -451,7 +424,7 @@ def _embed(probe: LinearProbe, options: argparse.Namespace, temporary: Path) -> 
 
 
 def _predict_file(probe: LinearProbe, options: argparse.Namespace) -> tuple[Iterator[_Predicted], dict[str, str]]:
-    name, model = options.path.name, _load(probe, options)
+    name, model = options.path.name, load_probe_model(probe, options)
     try:
         if options.window is not None:
             found = model.embed_windows(options.path, window=options.window, hop=options.hop)

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-import shutil
-import subprocess
 from typing import Any
 
 import numpy as np
@@ -14,6 +11,7 @@ import pytest
 
 from sedembed._analysis.map_page import map_page
 from sedembed._analysis.map_points import COLOURS, GREY, MapPoints
+from tests._analysis.browser_helpers import run_in_browser
 from tests._analysis.map_helpers import HOSTILE, hostile_map, map_of, parse, shown  # noqa: F401
 
 
@@ -52,16 +50,8 @@ class TestPage:
 
 
 # With its own clock a headless browser paints few frames.
-FRAMES = "window.requestAnimationFrame = draw => setTimeout(draw, 0);"
-
-
 # What a person does, one thing after the other; what the page then shows is kept for the test.
 SCRIPT = """
-const seen = {errors: []};
-window.addEventListener("error", event => seen.errors.push(event.message));
-const wait = () => new Promise(done => setTimeout(done, 60));
-const point = (type, x, y, more) => canvas.dispatchEvent(
-  new PointerEvent(type, {clientX: x, clientY: y, pointerId: 1, bubbles: true, ...more}));
 const shown = () => tip.hidden ? null : [...tip.children].map(child => child.textContent);
 const pixel = (x, y) => {
   const box = canvas.getBoundingClientRect(), ratio = canvas.width / box.width;
@@ -69,9 +59,11 @@ const pixel = (x, y) => {
 };
 const legend = text => [...document.querySelectorAll("#legend button")].find(
   button => button.querySelector(".name").textContent === text);
-(async () => {
-  await wait();
   const count = soundMap.data.paths.length;
+  seen.names = soundMap.names();
+  seen.points = [...Array(count).keys()].map(i => soundMap.position(i));
+  seen.radius = soundMap.radius();
+  seen.stage = [stage.clientWidth, stage.clientHeight];
   get("names").click(); await wait();
   seen.inside = [...Array(count).keys()].every(i => {
     const [x, y] = soundMap.position(i), box = canvas.getBoundingClientRect();
@@ -97,10 +89,19 @@ const legend = text => [...document.querySelectorAll("#legend button")].find(
   search.value = "QUOTES 10"; search.dispatchEvent(new Event("input")); await wait();
   seen.found = [...document.querySelectorAll("#found .name")].map(name => name.textContent);
   seen.heading = document.querySelector("#found h2").textContent;
+  const ten = soundMap.data.codes[10], other = [...document.querySelectorAll("#legend button")][
+    soundMap.data.names.findIndex((name, code) => code !== ten)];
+  other.click(); await wait();
+  seen.foundElsewhere = document.querySelectorAll("#found .name").length;
+  seen.counts = [...document.querySelectorAll("#legend .count")].map(part => part.textContent);
+  other.click(); await wait();
   document.querySelector("#found li button").click(); await wait();
+  const said = () => get("player").querySelector(".said").textContent;
+  seen.player = [get("player").hidden, decodeURIComponent(player.audio.src), said()];
   seen.pinned = shown();
   const middle = canvas.getBoundingClientRect(), at = soundMap.position(10);
   seen.centred = [at[0] - middle.left - middle.width / 2, at[1] - middle.top - middle.height / 2];
+  player.audio.dispatchEvent(new Event("error")); seen.player.push(said());
   get("reset").click(); await wait();
   seen.reset = [shown(), get("found").hidden, search.value];
 
@@ -124,32 +125,12 @@ const legend = text => [...document.querySelectorAll("#legend button")].find(
   seen.legend = [...document.querySelectorAll("#legend button")].map(
     button => [...button.children].map(part => part.textContent).slice(1));
   seen.images = document.images.length;
-  document.body.dataset.seen = JSON.stringify(seen);
-})();
 """
-
-
-def find_browser() -> str | None:
-    names = ["chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome", "microsoft-edge"]
-    return os.environ.get("SEDEMBED_BROWSER") or next(filter(None, map(shutil.which, names)), None)
 
 
 @pytest.fixture(scope="module")
 def seen(shown: MapPoints, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    browser = find_browser()
-    if browser is None:
-        pytest.skip("no Chromium, Chrome or Edge is installed; SEDEMBED_BROWSER may name one")
-    folder = tmp_path_factory.mktemp("browser")
-    page = folder / "map.html"
-    text = map_page(shown).replace("<style>", f"<script>{FRAMES}</script><style>")
-    page.write_text(text.replace("</body>", f"<script>{SCRIPT}</script></body>"), encoding="utf-8")
-    command = [browser, "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={folder / 'profile'}"]
-    command += ["--window-size=1200,800", "--virtual-time-budget=20000", "--dump-dom", page.as_uri()]
-    done = subprocess.run(command, capture_output=True, timeout=180)
-    dom = parse(done.stdout.decode())
-    body = next((attributes for tag, attributes in dom.tags if tag == "body"), {})
-    assert body.get("data-seen"), f"the page did not get to its end: {done.stderr.decode()[-2000:]}"
-    return dict(json.loads(str(body["data-seen"])))
+    return run_in_browser(tmp_path_factory.mktemp("browser") / "map.html", map_page(shown, "../sounds #1"), SCRIPT)
 
 
 class TestBrowser:
@@ -189,6 +170,28 @@ class TestBrowser:
         assert seen["pinned"][0] == shown.paths[10]
         np.testing.assert_allclose(seen["centred"], 0, atol=1)
         assert seen["reset"] == [None, True, ""]
+
+    def test_search_and_legend_together(self, seen: dict[str, Any], shown: MapPoints):
+        assert seen["foundElsewhere"] == 0
+        code = int(shown.grouping.codes[10])
+        counts = [f"{int(c == code)} of {n}" for c, n in enumerate(shown.grouping.counts)]
+        assert seen["counts"] == [*counts, f"{int(code < 0)} of 2"]
+
+    def test_names_cover_no_point_and_the_page_is_used(self, seen: dict[str, Any]):
+        assert seen["names"]
+        for left, top, right, bottom in seen["names"]:
+            for x, y in seen["points"]:
+                beside = np.hypot(x - np.clip(x, left, right), y - np.clip(y, top, bottom))
+                assert beside >= seen["radius"]
+        for spread, room in zip(np.ptp(seen["points"], axis=0), seen["stage"], strict=True):
+            assert spread > 0.5 * room
+
+    def test_a_click_plays_or_says_what_is_missing(self, seen: dict[str, Any], shown: MapPoints):
+        hidden, source, name, said = seen["player"]
+        assert not hidden
+        assert source.endswith(f"/sounds #1/{shown.paths[10]}")
+        assert name == shown.paths[10]
+        assert said.startswith(f"No sound that the browser can play is at ../sounds #1/{shown.paths[10]}. ")
 
     def test_zoom_and_drag(self, seen: dict[str, Any], shown: MapPoints):
         fixed, ratio = seen["zoom"]

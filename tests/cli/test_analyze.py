@@ -11,6 +11,7 @@ import pytest
 
 from sedembed import load_model
 from sedembed.cli.main import main
+from sedembed.errors import ProbeError
 from sedembed.models.talnet import TALNet, TALNetConfig
 from sedembed.models.weights import save_pretrained
 from sedembed.probe.probe import LinearProbe
@@ -62,7 +63,7 @@ def test_pictures_tables_and_report(run, tmp_path):
     assert clusters == {frozenset(pair) for pair in (("bell", "cat"), ("dog", "rain"), ("siren", "wind"))}
     assert len(lines) == 3 + 10 + 2
     assert lines[-1] == f"report in {tmp_path / 'out' / 'report.html'}"
-    assert len(list((tmp_path / "out").iterdir())) == 14
+    assert len(list((tmp_path / "out").iterdir())) == 15
     assert "What weather listens to" in (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
 
 
@@ -115,10 +116,31 @@ def test_probe_of_another_model(run, untrained_model_dir):
     refused(run(model=untrained_model_dir), "sha256")
 
 
+def test_the_probe_knows_its_model(tmp_path, monkeypatch, capsys):
+    rng = np.random.default_rng(0)
+    asked = []
+
+    def load(name, *options, **more):
+        asked.append(name)
+        raise ProbeError("enough")
+
+    monkeypatch.setattr("sedembed.embedder.load_model", load)
+    fitted = LinearProbe(1.0, progress=False).fit(rng.standard_normal((40, 1024)), np.arange(40) % 4)
+    known = {"name": "weanet", "version": "4", "sha256": "", "front_end_version": 1, "precision": "float32"}
+    for version in ("4", "hub-1", "local-1"):
+        fitted.model_ = {**known, "version": version}
+        assert main(["analyze", str(fitted.save(tmp_path / version)), "-o", str(tmp_path / "out")]) == 2
+    assert asked == ["weanet", "hf://weanet"]
+    assert "give its directory by --model" in capsys.readouterr().err
+    fitted.model_ = None
+    assert main(["analyze", str(fitted.save(tmp_path / "none")), "-o", str(tmp_path / "out")]) == 2
+    assert "unknown model" in capsys.readouterr().err
+
+
 def test_probe_of_other_vectors(run, tmp_path):
     rng = np.random.default_rng(0)
     fitted = LinearProbe(1.0, progress=False).fit(rng.standard_normal((40, 16)), np.arange(40) % 8)
-    refused(run(probe=fitted.save(tmp_path / "short")), "vectors of 16 numbers, the embeddings of this model have 1024")
+    refused(run(probe=fitted.save(tmp_path / "short")), "vectors of 16 numbers, and")
 
 
 def test_out_is_a_file(run, tmp_path):
