@@ -111,12 +111,12 @@ def find_samples(path: Path) -> Samples | None:
         after = start + claimed
         file.seek(after)
         rest = file.read(64)
+    if rest[:4] == magic and claimed:
+        return Samples(start, claimed, order, f"another file is joined to it at byte {after}, which is not read")
     odd = rest[claimed % step if step == 2 else 0 :]
     if magic != b".snd" and _is_chunk(odd, _CONTAINERS[magic][0], size - after):
         return Samples(start, claimed, order, None)
     is_text = re.fullmatch(rb"[\t\n\r -~]{64}", rest) is not None
-    if rest[:4] == magic:
-        return Samples(start, claimed, order, f"another file is joined to it at byte {after}, which is not read")
     if claimed <= _PLACEHOLDER and not is_text:
         return Samples(start, there, order, None)
     if there - claimed > max(claimed, _SLACK) and not is_text:
@@ -271,7 +271,7 @@ def scan_ogg(path: Path) -> tuple[str | None, bool]:
             file.seek(at)
             head = file.read(27)
             if len(head) < 27 or head[:4] != b"OggS":
-                at, found = _next_page(file, at)
+                at, found = _next_page(file, at + (head[:4] == b"OggS"))  # a head that is cut off is no page
                 if not found:
                     break
                 damaged += good > 0
@@ -286,7 +286,7 @@ def scan_ogg(path: Path) -> tuple[str | None, bool]:
                 chained = chained or bool(ended)
                 expected.pop(serial, None)
                 ended.discard(serial)
-            missing += (number - expected.get(serial, number)) & 0x7FFFFFFF
+            missing += max(0, number - expected.get(serial, number))
             expected[serial] = number + 1
             if head[5] & 4:
                 ended.add(serial)

@@ -75,6 +75,12 @@ def _ogg_without(page: int, form: str | None = None) -> bytes:
     return b"".join(pages)
 
 
+def _ogg_swapped() -> bytes:
+    pages = _pages(encode("OGG", 4.0))
+    pages[3], pages[4] = pages[4], pages[3]
+    return b"".join(pages)
+
+
 def _mp3(seconds: float = 2.0, rate: int = 44100, channels: int = 1) -> bytes:
     return encode("MP3", seconds, rate, channels)
 
@@ -130,6 +136,8 @@ CASES = [
     Case("joined_rates.mp3", lambda: _mp3() + _mp3(2.0, 22050), 4.0, None, 2.0, _MORE),
     Case("joined_channels.mp3", lambda: _mp3() + _mp3(2.0, 44100, 2), 4.0, None, 2.0, _MORE),
     Case("joined.flac", lambda: encode("FLAC") * 2, 4.0, None, 2.0, _MORE),
+    Case("joined.wav", lambda: encode("WAV") * 2, 2.0, "another file is joined", -1, "does not decode"),
+    Case("joined.w64", lambda: encode("W64") * 2, 2.0, "another file is joined"),
     Case("joined.au", lambda: encode("AU") * 2, 2.0, "another file is joined"),
     # headers that count wrongly
     Case("untagged.mp3", _mp3_without_tag, 2.0, None, 0.589, _MORE),
@@ -160,6 +168,13 @@ CASES = [
     Case("cut.mp3", lambda: _cut(_mp3()), 1.0, "promises 2.00 s"),
     Case("cut.ogg", lambda: _cut(encode("OGG", 8.0)), 2.86, "last page is missing"),
     # damaged pages
+    Case(
+        "cut_head.ogg",
+        lambda: encode("OGG", 4.0)[: -len(_pages(encode("OGG", 4.0))[-1]) + 9],
+        3.85,
+        "last page is missing",
+    ),
+    Case("swapped_pages.ogg", _ogg_swapped, 3.9, "of its pages are damaged or missing"),
     Case("first_page.ogg", lambda: _ogg_without(2), 3.2, "pages are damaged or missing"),
     Case("last_page.ogg", lambda: _ogg_without(-1), 3.85, "last page is missing"),
     Case("last_page.opus", lambda: _ogg_without(-1, "OPUS"), 3.53, "last page is missing"),
