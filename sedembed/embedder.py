@@ -16,7 +16,7 @@ from sedembed.detection.detect import detect, detect_blocks, detect_clips, detec
 from sedembed.detection.events import DEFAULT_THRESHOLD, Event, EventRules
 from sedembed.engine.inputs import clip_blocks, is_several, list_clips, naming_clip, stream_blocks
 from sedembed.engine.runner import Runner
-from sedembed.engine.windows import ClipSum, Hops, WindowResult
+from sedembed.engine.windows import WINDOW_SECONDS, ClipSum, Hops, WindowResult, refuse_nonfinite
 from sedembed.engine.workers import run_clips
 from sedembed.errors import InvalidArgumentError, InvalidWaveformError
 from sedembed.models.base import Backbone
@@ -25,8 +25,6 @@ from sedembed.models.weights import describe_network, load_network, resolve
 from sedembed.types import AudioInput, Engine, Frames, Normalize, Precision, Tag, Windows
 
 __all__ = ["Embedder", "embed", "load_model"]
-
-_WINDOWS_AT_ONCE = 64
 
 
 class Embedder:
@@ -197,11 +195,10 @@ class Embedder:
                 "embed_frames takes one clip, a path or a 1-D array, because clips differ in length; got several: "
                 "call it once for each"
             )
-        windows = list(self.runner.stream(self._windows(x, sample_rate)))
-        return Frames(
-            np.concatenate([window.embeddings for window in windows]),
-            np.concatenate([window.times for window in windows]),
-        )
+        results = self._results([x], sample_rate, probabilities=False, numbered=False)
+        frames = [refuse_nonfinite(result.frames) for _, result in results]
+        times = [self.runner.frame_times(len(part), number * WINDOW_SECONDS) for number, part in enumerate(frames)]
+        return Frames(np.concatenate(frames), np.concatenate(times))
 
     def embed_windows(
         self, x: AudioInput, sample_rate: int | None = None, window: float = 5.0, hop: float | None = None
@@ -242,14 +239,17 @@ class Embedder:
                 "call it once for each"
             )
         windows = self.runner.hops(clip_blocks(x, sample_rate, self.sample_rate), hops)
-        pieces = ((self.runner.features(samples), start, end) for samples, start, end, _ in windows)
         vectors, places = list[NDArray[np.float32]](), list[tuple[float, float]]()
-        while batch := list(islice(pieces, _WINDOWS_AT_ONCE)):
-            for result in self.runner.run([features for features, *_ in batch]):
-                pooled = self.runner.new_sum()
-                pooled.add(result)
-                vectors.append(pooled.embedding)
-            places += [(start, end) for _, start, end in batch]
+
+        def waves(_: int) -> Iterator[NDArray[np.float32]]:
+            for samples, start, end, _last in windows:
+                places.append((start, end))
+                yield samples
+
+        for _, result in run_clips(self.runner, 1, waves):
+            pooled = self.runner.new_sum()
+            pooled.add(result)
+            vectors.append(pooled.embedding)
         start, end = np.array(places, np.float64).T
         return Windows(np.stack(vectors), start, end)
 
