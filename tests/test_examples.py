@@ -236,3 +236,20 @@ class TestLongScenes:
         for seconds, reduce in ((None, ""), (10.0, "maximum"), (10.0, "mean")):
             assert module.measure_tags(Knowing(), scene, seconds, reduce) == (1.0, 1.0)
         assert module.measure_events(Knowing(), scene, 10.0) == (5, 5, 6, 7)
+
+
+def test_decoding_table(monkeypatch, capsys):
+    pytest.importorskip("av", reason="PyAV is not installed")
+    module = load("decoding_table", monkeypatch)
+    monkeypatch.setattr(module, "SNDFILE", {"FLAC": module.SNDFILE["FLAC"]})
+    monkeypatch.setattr(module, "FFMPEG", {"TTA": module.FFMPEG["TTA"]})
+    flac, tta = module.rows()
+    assert flac[:3] == ["FLAC", "read / warned 50 % / warned 50 %", "read / warned 50 % / read"]
+    assert tta[:2] == ["TTA", "refused / refused / refused"]
+    assert tta[2].startswith("read / warned")
+
+
+def test_compare_decoding(tmp_path):
+    soundfile.write(tmp_path / "a.flac", np.zeros(16_000), 16_000)
+    printed = run("compare_decoding.py", EXAMPLES.parent, tmp_path, "--rounds", 1)
+    assert "1 files, 0 of another length, samples differ by at most 0.0e+00" in printed
