@@ -31,6 +31,14 @@ _CONTAINERS = {
 _TAG = re.compile(
     rb"\xff([\xe2-\xff])(.).(?:.{9}|.{17}|.{32})(?:Xing|Info)\0\0\0[\x01\x03\x05\x07\x09\x0b\x0d\x0f](.{4})", re.S
 )
+_OTHERS = (
+    b".snd",
+    b"fLaC",
+    b"OggS",
+    b"ID3",
+    b"\x1a\x45\xdf\xa3",
+    b"\x30\x26\xb2\x75",
+)  # first bytes of other sound files
 _FLAC_RATES = (88200, 176400, 192000, 8000, 16000, 22050, 24000, 32000, 44100, 48000, 96000)
 
 
@@ -111,7 +119,7 @@ def find_samples(path: Path) -> Samples | None:
         after = start + claimed
         file.seek(after)
         rest = file.read(64)
-    if rest[:4] == magic and claimed:
+    if claimed and _begins_a_file(rest):
         return Samples(start, claimed, order, f"another file is joined to it at byte {after}, which is not read")
     odd = rest[claimed % step if step == 2 else 0 :]
     if magic != b".snd" and _is_chunk(odd, _CONTAINERS[magic][0], size - after):
@@ -124,6 +132,10 @@ def find_samples(path: Path) -> Samples | None:
             start, there, order, f"its header counts {claimed} bytes of sound; all of the {there} there are read"
         )
     return Samples(start, claimed, order, None)
+
+
+def _begins_a_file(head: bytes) -> bool:
+    return head.startswith((*_CONTAINERS, *_OTHERS)) or head[4:8] == b"ftyp"
 
 
 def _find_chunk(file: BinaryIO, path: Path, at: int, layout: str, step: int, wanted: bytes) -> tuple[int, int] | None:

@@ -17,7 +17,7 @@ __all__ = ["AvDecoder", "find_av"]
 
 _STRAY = 3  # frames; so few of another rate are noise behind a hole and not a change of rate
 _EXACT = frozenset(("mov", "matroska", "asf", "avi", "tta", "wv", "ape", "caf", "w64", "wav", "aiff"))
-_LEAST_MISSING = 0.5  # seconds by which a sound is shorter than its container says before it counts as cut short
+_LEAST_MISSING = 0.15  # seconds by which a sound is shorter than its container says before it counts as cut short
 
 
 def find_av() -> Any:
@@ -60,6 +60,9 @@ class AvDecoder:
             self.close()
             raise AudioDecodeError(f"Expected a file with sound, got {path}, which has no audio track.")
         self._stream = self._container.streams.audio[0]
+        if self._stream.codec_context is None:  # a codec that FFmpeg does not know
+            self.close()
+            raise _refuse(path, "its codec is unknown")
         self._stream.thread_type = "NONE"
         self._stream.codec_context.thread_count = 1
         self._frames = self._decode()

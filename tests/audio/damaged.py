@@ -137,6 +137,7 @@ CASES = [
     Case("joined_channels.mp3", lambda: _mp3() + _mp3(2.0, 44100, 2), 4.0, None, 2.0, _MORE),
     Case("joined.flac", lambda: encode("FLAC") * 2, 4.0, None, 2.0, _MORE),
     Case("joined.wav", lambda: encode("WAV") * 2, 2.0, "another file is joined", -1, "does not decode"),
+    Case("flac_behind.wav", lambda: encode("WAV") + encode("FLAC", 8.0), 2.0, "another file is joined"),
     Case("joined.w64", lambda: encode("W64") * 2, 2.0, "another file is joined"),
     Case("joined.au", lambda: encode("AU") * 2, 2.0, "another file is joined"),
     # headers that count wrongly

@@ -228,3 +228,21 @@ class TestFfmpeg:
             process = reader._decoder._process
         assert process.returncode is not None
         assert reader.seconds < 60
+
+
+@needs_av
+class TestPyav:
+    def test_a_quarter_of_a_second_that_is_cut_off_is_missed_aloud(self, tmp_path):
+        write_with_pyav(tmp_path / "a.webm", sound(2.0, 48000), 48000)
+        data = (tmp_path / "a.webm").read_bytes()
+        (tmp_path / "a.webm").write_bytes(data[: len(data) * 7 // 8])
+        with pytest.warns(UserWarning, match="its header promises"):
+            got, info = load_audio(tmp_path / "a.webm", None)
+        assert 1.6 < len(got) / info.sample_rate < 1.85
+
+    def test_unknown_codec(self, tmp_path):
+        write_with_pyav(tmp_path / "a.m4a", sound(2.0, 48000), 48000)
+        data = (tmp_path / "a.m4a").read_bytes()
+        (tmp_path / "a.m4a").write_bytes(data.replace(b"mp4a", b"xxxx").replace(b"esds", b"xxxx"))
+        with pytest.raises(AudioDecodeError, match="check that it plays"):
+            load_audio(tmp_path / "a.m4a", None)
