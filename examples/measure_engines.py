@@ -36,7 +36,7 @@ def embed(folder: Path, model: str, kind: str) -> dict[str, Any]:
         else:
             engine, precision = kind.split("-")
             loaded = sedembed.load_model(model, device="cpu", precision=precision, engine=engine)
-            loaded.embed(np.zeros(16_000, np.float32))
+            loaded.embed([np.full(80_000, 0.1, np.float32)] * 64)  # warms up every worker
             started = time.perf_counter()
             store = sedembed.embed_folder(folder, Path(out) / "store", loaded, progress=False)
         wall = time.perf_counter() - started

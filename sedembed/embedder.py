@@ -543,8 +543,8 @@ def load_model(
     local_files_only : bool
         Never open a connection.
     engine : {"torch", "openvino", "auto"}
-        What runs the network. OpenVINO (extra ``openvino``) is faster on CPUs; in float32 its vectors are within 1e-5
-        of PyTorch's, relative to their length. "auto" takes it where it is installed and was measured to be faster.
+        What runs the network. OpenVINO (extra ``openvino``) runs on CPUs; in float32 its vectors are within 1e-5 of
+        PyTorch's, relative to their length. "auto" takes it where it is installed and was measured to be faster.
 
     Returns
     -------

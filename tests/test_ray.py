@@ -20,6 +20,7 @@ from sedembed.cli.main import main
 from sedembed.embedder import Embedder
 from sedembed.errors import InvalidArgumentError, MissingPackageError, StoreError
 from sedembed.store.store import EmbeddingStore, open_store
+from tests.network_guard.sitecustomize import LOG
 
 # Ray's own, about its settings and sockets.
 pytestmark = [
@@ -49,10 +50,13 @@ def single(sounds: Path, tmp_path_factory: pytest.TempPathFactory, embedder: Emb
 
 
 @pytest.fixture(scope="module")
-def cluster() -> Iterator[Any]:
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     ray = pytest.importorskip("ray", reason="needs the extra ray")
-    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-    ray.init(num_cpus=2, log_to_driver=False, logging_level="ERROR", include_dashboard=False)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+        # Ray's own processes ask whether this is a machine of a cloud: refused, and no failure of these tests.
+        patch.setenv(LOG, str(tmp_path_factory.mktemp("ray") / "refused"))
+        ray.init(num_cpus=2, log_to_driver=False, logging_level="ERROR", include_dashboard=False)
     yield ray
     ray.shutdown()
 

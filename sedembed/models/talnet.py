@@ -72,7 +72,6 @@ class TALNet(Backbone):
     paper = papers.TALNET
     spec_augment_fill = "zero"
     normalizes_bins = True
-    faster_in_openvino = True
 
     spectrogram = TALNET
     embedding_size = 1024

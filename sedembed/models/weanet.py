@@ -117,7 +117,6 @@ class WEANet(Backbone):
     paper = papers.WEANET
     default_normalize = "l2"
     spec_augment_fill = "mean"  # its features are bare decibels, among which 0 dB is loud
-    faster_in_openvino = True
 
     unit_length = True
     config: WEANetConfig
