@@ -205,6 +205,23 @@ class TestLongScenes:
         assert {label for labels in module.LABELS.values() for label in labels} <= known
         assert set(module.AMBIENCES) <= set(module.LABELS)
 
+    def test_found_false_and_onset_error(self, module):
+        waveform = np.zeros(36 * 16_000, np.float32)  # a hundredth of an hour
+        scene = module.Scene(
+            waveform, [("rain", 0.0, 36.0), ("dog", 10.0, 12.0), ("dog", 20.0, 21.0), ("cat", 5.0, 6.0)]
+        )
+        events = [
+            sedembed.Event("Bark", 10.5, 11.0, 0.9),
+            sedembed.Event("Bark", 9.75, 11.0, 0.9),
+            sedembed.Event("Dog", 25.0, 26.0, 0.9),  # where there is none
+            sedembed.Event("Rain", 1.0, 2.0, 0.9),
+            sedembed.Event("Siren", 1.0, 2.0, 0.9),  # not asked for
+        ]
+        count = module.Count()
+        count.add(scene, events, {"dog": {"Dog", "Bark"}, "cat": {"Cat"}, "rain": {"Rain"}})
+        assert (count.found, count.placed, count.false, count.errors) == (1, 3, 1, [0.25])
+        assert count.describe() == "1 of 3 | 100 | 0.25 s"
+
     def test_a_scene_holds_its_events(self, module, clips):
         scene = module.make_scene(clips, 1.0, 5, np.random.default_rng(1))
         assert len(scene.waveform) == 60 * 16_000
