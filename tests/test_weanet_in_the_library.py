@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import csv
 import dataclasses
-import importlib.util
 import json
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -26,7 +24,7 @@ from sedembed.engine.windows import WindowResult
 from sedembed.errors import ProbeError
 from sedembed.models.base import NetworkOutput
 from sedembed.models.weanet import WEANet, WEANetConfig
-from sedembed.models.weights import load_network, resolve, save_pretrained
+from sedembed.models.weights import save_pretrained
 from tests.models.weanet_helpers import CPU, RATE, network, reference_forward, relative  # noqa: F401
 
 ROOT = Path(__file__).parents[1]
@@ -197,8 +195,8 @@ class TestFolders:
             assert relative(stored.embeddings, found.embeddings) < 1e-5
 
     def test_search_and_map(self, store, model: Embedder, small_weanet_dir: Path, tmp_path: Path, capsys) -> None:
-        ((best, cosine),) = store.search(model.embed(Path(store.run["folder"]) / "07.wav"), 1)
-        assert (best, cosine) == ("07.wav", pytest.approx(1))
+        (hit,) = store.search(model.embed(Path(store.run["folder"]) / "07.wav"), 1)
+        assert (hit.path, hit.score) == ("07.wav", pytest.approx(1))
         again = sedembed.open_store(store.directory)
         assert again.embedding_size == 24
         page = tmp_path / "map.html"
@@ -373,38 +371,3 @@ class TestAnalysis:
         labels = np.array(["long" if int(path[:2]) in range(4, 10) else "short" for path in store.paths])
         probe = LinearProbe(normalize="l2").fit(store, labels)
         assert probe.coef_.shape[1] == 24
-
-
-class TestFinetune:
-    @pytest.fixture
-    def finetune(self, monkeypatch: pytest.MonkeyPatch) -> Iterator[object]:
-        spec = importlib.util.spec_from_file_location("finetune", ROOT / "examples" / "finetune.py")
-        assert spec is not None
-        assert spec.loader is not None
-        module = importlib.util.module_from_spec(spec)
-        monkeypatch.setitem(sys.modules, "finetune", module)
-        spec.loader.exec_module(module)
-        return module
-
-    def test_embeddings_with_gradients(self, finetune, small_weanet, model, maximum, tmp_path: Path) -> None:
-        clips = [noise(n, seed=n) for n in (40_000, 33_000, 700)]
-        for used, pooling in ((model, "average"), (maximum, "max")):
-            network = WEANet(dataclasses.replace(small_weanet.config, embedding_pooling=pooling))
-            network.load_state_dict(small_weanet.state_dict())
-            vectors = finetune.embed_batch(network.eval(), finetune.read_features(network, clips))
-            np.testing.assert_allclose(vectors.detach().numpy(), used.embed(clips), atol=1e-5)
-            vectors[0, 0].backward()
-            assert network.get_submodule("b1.0.conv").weight.grad.abs().max() > 0
-            assert network.b8.weight.grad is None
-
-    def test_training_leaves_the_tagging_layers(self, finetune, small_weanet_dir: Path) -> None:
-        network = load_network(resolve(small_weanet_dir))
-        before = {key: value.clone() for key, value in network.state_dict().items()}
-        features = finetune.read_features(network, [noise(20_000, seed=i) for i in range(4)])
-        with torch.random.fork_rng():
-            head = torch.nn.Linear(24, 2)
-        options = {"epochs": 2, "learning_rate": 1e-3, "batch_size": 2, "device": CPU}
-        finetune.train(network, head, features, np.array([0, 1, 0, 1]), **options)
-        same = {key for key, value in network.state_dict().items() if torch.equal(value, before[key])}
-        assert not same & {f"b{i}.{j}.conv.weight" for i in range(1, 5) for j in (0, 1)}
-        assert {"b6.conv.weight", "b8.weight", "attention.weight", "b3.0.bn.running_mean"} <= same

@@ -31,7 +31,9 @@ def test_rules_of_the_checker(encoder: SedembedEncoder):
     assert encoder.hop_size_in_ms == pytest.approx(1000 / encoder.embedder.frame_rate)
     # At least all hops that lie in the sound whole, but for the edge that a frame of WEANet needs.
     assert 0 <= 3125 / encoder.hop_size_in_ms - encoded.shape[1] < 3
-    np.testing.assert_allclose(encoded[1], encoder.embedder.embed_frames(sounds[1].numpy()).embeddings, atol=1e-5)
+    np.testing.assert_allclose(
+        encoded[1], encoder.embedder.embed_frames(sounds[1].numpy()).embeddings, rtol=2e-5, atol=1e-5
+    )
     np.testing.assert_array_equal(encoder(sounds[0]), encoder(sounds[:1]))
 
 

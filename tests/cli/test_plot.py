@@ -25,7 +25,7 @@ class TestCommand:
             (["rain.ogg", "-o", "a.png", "-k", "0"], "at least 1"),
             (["none.ogg", "-o", "a.png"], "none.ogg"),
             (["README.md", "-o", "a.png"], "README.md"),
-            (["rain.ogg", "-o", "a.png", "--labels", "rain"], "did you mean 'Rain'"),
+            (["rain.ogg", "-o", "a.png", "--labels", "Rian"], "did you mean 'Rain'"),
         ],
     )
     def test_refusals(self, arguments, cure, talnet, monkeypatch, tmp_path, capsys):

@@ -469,7 +469,7 @@ class TestPredictRefuses:
         assert not (tmp_path / "o.csv").exists()
 
     def test_interrupted(self, probe, folder, untrained_model_dir, tmp_path, monkeypatch, capsys):
-        def interrupt(*_):
+        def interrupt(*_, **__):
             raise KeyboardInterrupt
 
         monkeypatch.setattr("sedembed.batch.embed_folder.embed_folder", interrupt)
