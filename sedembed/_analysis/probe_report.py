@@ -25,10 +25,12 @@ from sedembed._analysis.report_page import PAGE
 from sedembed._analysis.weight_vectors import (
     LARGE,
     ClassRows,
+    Correlation,
     EventRows,
     Matrix,
     Plane,
     class_rows,
+    comparable_rows,
     correlate,
     estimate_event_rows,
     event_rows,
@@ -96,6 +98,7 @@ def analyze(
     seed: int = 0,
     perplexity: float | None = None,
     store: EmbeddingStore | None = None,
+    correlation: Correlation = "scaled",
 ) -> Analysis:
     """Analyse what a probe learned about its classes and how that relates to the network's sound events.
 
@@ -117,6 +120,8 @@ def analyze(
         As for `place`.
     store : EmbeddingStore, optional
         Estimate the event rows from its recordings instead of reading the network's last layer.
+    correlation : {"scaled", "literal"}
+        As for `correlate`.
 
     Raises
     ------
@@ -133,9 +138,11 @@ def analyze(
     tree = cluster_rows(classes.rows, choice, clusters)
     plane = project_2d(classes.rows, choice.distance, perplexity=perplexity, seed=seed)
     events = event_rows(model) if store is None else estimate_event_rows(model, store, seed=seed)
-    cosines = correlate(classes, events)
+    cosines = correlate(classes, events, correlation)
     # Standardised, so that rows of equal numbers cannot stop it; order is all that is taken from this tree.
-    event_order = cluster_rows(standardise_rows(events.rows * classes.scale), choice, clusters=1).order
+    event_order = cluster_rows(
+        standardise_rows(comparable_rows(classes, events, correlation)), choice, clusters=1
+    ).order
     settings = {
         "linkage": choice.linkage,
         "distance": choice.distance,
@@ -143,6 +150,7 @@ def analyze(
         "seed": seed,
         "perplexity": perplexity,
         "store": None if store is None else store.directory.name,
+        "correlation": correlation,
     }
     summary = _summary(probe, model, name, settings, classes, events, tree, plane, cosines)
     return Analysis(classes, events, choice, tree, event_order, cosines, plane, summary)
@@ -235,7 +243,7 @@ def _summary(
         "classes_with_large": int((cosines.max(1) >= LARGE).sum()),
         "strongest_pairs": pairs,
         "classes": per_class,
-        "notes": _notes(probe, classes, events, tree, plane),
+        "notes": _notes(probe, classes, events, tree, plane, settings["correlation"]),
         "versions": list_versions("numpy", "scipy", "scikit-learn", "matplotlib", "torch"),
     }
 
@@ -244,10 +252,18 @@ def _event(name: str, cosine: float) -> dict[str, Any]:
     return {"event": name, "cosine": _rounded(cosine), "large": bool(cosine >= LARGE)}
 
 
-def _notes(probe: LinearProbe, classes: ClassRows, events: EventRows, tree: Tree, plane: Plane) -> list[str]:
+def _notes(
+    probe: LinearProbe, classes: ClassRows, events: EventRows, tree: Tree, plane: Plane, correlation: str
+) -> list[str]:
     """Write what a reader must know before believing the pictures."""
     notes = []
-    if "standardize" in probe.normalize:
+    if "standardize" in probe.normalize and correlation == "literal":
+        notes.append(
+            "The rows are compared as they are, in the paper's words, although the probe weighs standardised vectors "
+            "and the network's event layer raw ones: the cosines say which rows look alike, not which are alike as "
+            "functions of one embedding."
+        )
+    elif "standardize" in probe.normalize:
         notes.append(
             "The probe weighs standardised vectors and the network's event layer raw ones. Each event row was "
             "multiplied by the probe's deviations before the comparison, which makes it the same function of the "
@@ -362,6 +378,9 @@ def _page(summary: dict[str, Any], pictures: dict[str, bytes]) -> str:
         "Network": f"{model['name']}, version {model['version']}, sha256 {model['sha256']}",
         "Event rows": f"{events['count']}, "
         + (f"estimated from {events['recordings']} recordings" if events["recordings"] else "the network's last layer"),
+        "Correlation": "of the rows as they are"
+        if summary["settings"]["correlation"] == "literal"
+        else "with event rows times the probe's deviations",
         "Tree": f"{summary['settings']['linkage']} linkage of {summary['settings']['distance']} distances, optimal "
         f"leaf order, {len(summary['clusters'])} clusters"
         + (" (most distinct by silhouette)" if summary["settings"]["clusters"] == "auto" else ""),

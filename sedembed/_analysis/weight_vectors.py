@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,10 +20,12 @@ if TYPE_CHECKING:
 __all__ = [
     "LARGE",
     "ClassRows",
+    "Correlation",
     "Distance",
     "EventRows",
     "Plane",
     "class_rows",
+    "comparable_rows",
     "correlate",
     "estimate_event_rows",
     "event_rows",
@@ -35,6 +37,7 @@ __all__ = [
 logger = logging.getLogger(__name__)
 
 Distance = Literal["cosine", "euclidean", "correlation"]
+Correlation = Literal["scaled", "literal"]
 Matrix = NDArray[np.float64]
 
 LARGE = 0.2  # from here on the paper calls a cosine large
@@ -221,11 +224,19 @@ def standardise_rows(rows: Matrix) -> Matrix:
     return _unit(centred)
 
 
-def correlate(classes: ClassRows, events: EventRows) -> Matrix:
-    """Cosine between mean-variance-normalised class rows and event rows, both as weights on the standardised vector.
+def correlate(classes: ClassRows, events: EventRows, form: Correlation = "scaled") -> Matrix:
+    """Cosine between mean-variance-normalised class rows and event rows.
 
-    A probe weighs (x - mean) / scale and an event layer weighs x, so an event row is multiplied by the scale. Scaling
-    to unit length and offsets do not change directions.
+    Parameters
+    ----------
+    classes : ClassRows
+        Weights on the standardised vector.
+    events : EventRows
+        Weights on the raw vector.
+    form : {"scaled", "literal"}
+        "scaled" compares the two as functions of one vector: a probe weighs (x - mean) / scale and an event layer
+        weighs x, so an event row is multiplied by the scale. Scaling to unit length and offsets do not change
+        directions. "literal" is what the paper says and nothing else: the rows as they are.
 
     Returns
     -------
@@ -242,8 +253,21 @@ def correlate(classes: ClassRows, events: EventRows) -> Matrix:
             f"the probe was fitted on vectors of {classes.rows.shape[1]} numbers, the embeddings of this model have "
             f"{events.rows.shape[1]}; give the model whose vectors the probe was fitted on"
         )
-    product: Matrix = standardise_rows(classes.rows) @ standardise_rows(events.rows * classes.scale).T
+    product: Matrix = standardise_rows(classes.rows) @ standardise_rows(comparable_rows(classes, events, form)).T
     return product.clip(-1.0, 1.0)
+
+
+def comparable_rows(classes: ClassRows, events: EventRows, form: Correlation) -> Matrix:
+    """Event rows as `correlate` compares them with class rows, before they are normalised.
+
+    Raises
+    ------
+    InvalidArgumentError
+        For an unknown form.
+    """
+    if form not in get_args(Correlation):
+        raise InvalidArgumentError(f"correlation must be one of {', '.join(get_args(Correlation))}, got {form!r}")
+    return events.rows * classes.scale if form == "scaled" else events.rows
 
 
 def to_points(rows: Matrix, distance: Distance) -> Matrix:

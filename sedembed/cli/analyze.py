@@ -46,6 +46,13 @@ def register(add: AddCommand) -> None:
         help="estimate the rows of the sound events from the recordings of this store, by ridge regression, instead of "
         "reading the network's last layer",
     )
+    sub.add_argument(
+        "--correlation",
+        choices=["scaled", "literal"],
+        default="scaled",
+        help="of classes with sound events: scaled compares them as functions of one vector (default), literal "
+        "compares the rows as they are, in the paper's words",
+    )
     sub.add_argument("--json", action="store_true", help="print the contents of analysis.json")
 
 
@@ -78,6 +85,7 @@ def _analyze(options: argparse.Namespace) -> int:
         seed=options.seed,
         perplexity=options.perplexity,
         store=None if options.store is None else open_store(options.store),
+        correlation=options.correlation,
     )
     write(analysis, options.out)
     summary = analysis.summary

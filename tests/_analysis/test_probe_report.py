@@ -125,7 +125,8 @@ class TestWrite:
         summary = json.loads((out / "analysis.json").read_text(encoding="utf-8"))
         assert summary == analysis.summary
         assert summary["settings"] == {
-            "linkage": "average", "distance": "cosine", "clusters": "auto", "seed": 1, "perplexity": None, "store": None
+            "linkage": "average", "distance": "cosine", "clusters": "auto", "seed": 1, "perplexity": None,
+            "store": None, "correlation": "scaled",
         }  # fmt: skip
         assert sorted(name for cluster in summary["clusters"] for name in cluster) == sorted(analysis.classes.names)
         pairs = [(pair["class"], pair["event"], pair["cosine"]) for pair in summary["strongest_pairs"]]

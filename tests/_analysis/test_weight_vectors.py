@@ -47,6 +47,17 @@ class TestRows:
             folded = [events.rows[j, d] * classes.scale[d] for d in range(20)]
             assert got[i, j] == pytest.approx(np.corrcoef(classes.rows[i], folded)[0, 1], abs=1e-12)
 
+    def test_the_literal_form_is_the_correlation_of_the_rows_as_they_are(self):
+        rng = np.random.default_rng(0)
+        classes = ClassRows(("a", "b"), rng.standard_normal((2, 20)), rng.uniform(0.1, 3, 20))
+        events = EventRows(("x", "y", "z"), rng.standard_normal((3, 20)))
+        expected = np.corrcoef(classes.rows, events.rows)[:2, 2:]
+        np.testing.assert_allclose(correlate(classes, events, "literal"), expected, atol=1e-12)
+        unscaled = ClassRows(classes.names, classes.rows, np.ones(20))
+        np.testing.assert_array_equal(correlate(unscaled, events), correlate(unscaled, events, "literal"))
+        with pytest.raises(ValueError, match="correlation must be one of scaled, literal, got 'cosine'"):
+            correlate(classes, events, "cosine")
+
     def test_other_length_is_refused(self):
         with pytest.raises(ProbeError, match=r"vectors of 4 numbers.*embeddings of this model have 5; give the model"):
             correlate(ClassRows(("a", "b"), np.eye(2, 4), np.ones(4)), EventRows(("x",), np.ones((1, 5))))
@@ -116,7 +127,7 @@ class TestCorrespondence:
         classes = class_rows(probe)
         own = np.arange(25), chosen
         folded = correlate(classes, events)[own]
-        plain = (standardise_rows(classes.rows) @ standardise_rows(events.rows).T)[own]
+        plain = correlate(classes, events, "literal")[own]
         assert (plain < folded).all()
         assert plain.mean() < 0.85 * folded.mean()
 

@@ -162,3 +162,12 @@ def test_help_waits_for_nothing_heavy():
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_the_literal_correlation(run, tmp_path):
+    code, printed, _ = run("--correlation", "literal", "--json")
+    assert code == 0
+    summary = json.loads(printed)
+    assert summary["settings"]["correlation"] == "literal"
+    assert "in the paper's words" in summary["notes"][0]
+    assert "of the rows as they are" in (tmp_path / "out" / "report.html").read_text()
