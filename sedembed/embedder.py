@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 
+from sedembed._utils.checks import check_path, check_type
 from sedembed.detection.detect import detect, detect_blocks, detect_clips, detect_latest
 from sedembed.detection.events import DEFAULT_THRESHOLD, Event, EventRules
 from sedembed.engine.inputs import clip_blocks, is_several, list_clips, naming_clip, stream_blocks
@@ -64,6 +65,8 @@ class Embedder:
         precision: Precision = "float32",
         engine: Engine = "torch",
     ) -> None:
+        check_type(network, Backbone, "network", "load_network gives one, and load_model a ready Embedder")
+        check_type(record, (ModelRecord, type(None)), "record", "leave it out, or pass describe_model(name)")
         record = describe_network(network) if record is None else record
         self.runner = Runner(network, record, device, precision, engine)
 
@@ -593,7 +596,9 @@ def embed(x: AudioInput, sample_rate: int | None = None, model: str | Embedder =
         As for `Embedder.embed` and `load_model`.
     """
     if isinstance(model, str):
+        check_path(model, "the name of a model")
         if model not in _default_models:
             _default_models[model] = load_model(model)
         model = _default_models[model]
+    check_type(model, Embedder, "model", "pass what load_model gives, or its name")
     return model.embed(x, sample_rate)

@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from sedembed._utils.checks import check_flag, check_path, check_type
 from sedembed.audio.listing import Listing, check_folder, list_recordings
 from sedembed.batch.loop import check_options
 from sedembed.batch.vector_job import VectorJob, WindowJob, write_vectors
@@ -108,7 +109,9 @@ def embed_folder(
     """
     check_options(workers, batch_size, timeout)
     _check_shard(shard)
-    folder, out = Path(folder).expanduser(), Path(out).expanduser()
+    folder, out = check_path(folder, "folder"), check_path(out, "out")
+    check_flag(frames, "frames")
+    check_flag(progress, "progress", optional=True)
     listing = list_recordings(folder, out)
     listing.refuse_empty(folder)
     model = _load(model, precision)
@@ -163,7 +166,9 @@ def embed_files(
         As for `embed_folder`.
     """
     check_options(workers, batch_size, timeout)
-    folder, out = Path(folder).expanduser(), Path(out).expanduser()
+    folder, out = check_path(folder, "folder"), check_path(out, "out")
+    check_flag(frames, "frames")
+    check_flag(progress, "progress", optional=True)
     check_folder(folder)
     listing = Listing()
     for path in sorted(set(paths)):
@@ -180,6 +185,7 @@ def _check_shard(shard: object) -> None:
 
 
 def _load(model: str | os.PathLike[str] | Embedder, precision: Precision | None) -> Embedder:
+    check_type(precision, (str, type(None)), "precision", "leave it out, or pass float32 or bfloat16")
     if not isinstance(model, Embedder):
         return load_model(model, precision=precision or "float32")
     if precision is not None and precision != model.precision:

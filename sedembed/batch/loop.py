@@ -32,6 +32,7 @@ __all__ = ["FolderRun", "Job", "Outcome", "check_options"]
 logger = logging.getLogger(__name__)
 
 _State = TypeVar("_State")
+_MOST_WORKERS = 1024  # threads
 
 # Recordings that may be done before an earlier one that is slow: many where results are small.
 _AHEAD, _FEW_AHEAD = 4096, 256
@@ -288,6 +289,8 @@ def check_options(workers: int | None, batch_size: int | None, timeout: float) -
     for name, value in (("workers", workers), ("batch_size", batch_size)):
         if value is not None and (isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1):
             raise InvalidArgumentError(f"{name} must be a whole number of at least 1, or None, got {value!r}")
+    if workers is not None and workers > _MOST_WORKERS:
+        raise InvalidArgumentError(f"workers must be at most {_MOST_WORKERS}, got {workers}; one a core is enough.")
     if isinstance(timeout, bool) or not isinstance(timeout, (int, float, np.number)) or not timeout > 0:
         raise InvalidArgumentError(f"timeout must be a positive number of seconds, got {timeout!r}")
 

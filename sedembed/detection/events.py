@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from sedembed.errors import InvalidArgumentError
+from sedembed.errors import InvalidArgumentError, InvalidTypeError
 from sedembed.models.labels import find_label
 
 __all__ = ["DEFAULT_THRESHOLD", "Event", "EventDetector", "EventRules", "sort_events"]
@@ -83,7 +83,11 @@ class EventRules:
     ) -> EventRules:
         """Make rules for a model that has these `names` and this rate, or raise ValueError with the cure."""
         thresholds = _thresholds(names, threshold)
+        if labels is not None and not isinstance(labels, Iterable):
+            raise InvalidTypeError(f"Expected names of sound events as labels, got {labels!r}; see model.labels.")
         wanted = list(names) if labels is None else [labels] if isinstance(labels, str) else list(labels)
+        if not all(isinstance(label, str) for label in wanted):
+            raise InvalidTypeError(f"Expected names of sound events as labels, got {labels!r}; see model.labels.")
         if not wanted:
             raise InvalidArgumentError("labels needs at least one sound event, got none; leave it out to look for all")
         classes = np.array(sorted({_column(names, label, "labels") for label in wanted}), dtype=np.int64)

@@ -77,9 +77,9 @@ class Runner:
         precision: Precision = "float32",
         engine: Engine = "torch",
     ) -> None:
-        if precision not in get_args(Precision):
+        if not isinstance(precision, str) or precision not in get_args(Precision):
             raise InvalidArgumentError(f"precision must be one of {', '.join(get_args(Precision))}, got {precision!r}")
-        if engine not in get_args(Engine):
+        if not isinstance(engine, str) or engine not in get_args(Engine):
             raise InvalidArgumentError(f"engine must be one of {', '.join(get_args(Engine))}, got {engine!r}")
         self.record = record
         self.device = pick_device("cpu" if device is None and engine == "openvino" else device)

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from sedembed._utils.checks import check_path
 from sedembed.errors import DownloadError, ModelNotFoundError, OfflineError, UploadError
 
 __all__ = ["fetch", "push_folder"]
@@ -54,7 +55,7 @@ def fetch(
     if match is None:
         raise ModelNotFoundError(f"Expected hf://org/repo or hf://org/repo@revision, got {uri!r}.")
     repo, revision = match["repo"], match["revision"] or "main"
-    cache = None if cache_dir is None else Path(cache_dir).expanduser()
+    cache = None if cache_dir is None else check_path(cache_dir, "cache_dir")
     from huggingface_hub import try_to_load_from_cache
 
     try:

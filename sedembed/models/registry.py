@@ -9,6 +9,7 @@ from dataclasses import dataclass, fields
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin, get_type_hints
 
+from sedembed._utils.checks import check_type
 from sedembed.errors import InvalidArgumentError, InvalidTypeError, ModelNotFoundError
 from sedembed.models import papers
 
@@ -201,6 +202,7 @@ def describe_model(name: str) -> ModelRecord:
     >>> describe_model("talnet").embedding_size
     1024
     """
+    check_type(name, str, "the name of a model", "list_models() gives those that there are")
     try:
         return _RECORDS[name]
     except KeyError:

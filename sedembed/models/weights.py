@@ -23,6 +23,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from safetensors.torch import save as to_safetensors
 
+from sedembed._utils.checks import check_path, check_type
 from sedembed._utils.files import make_folder, sha256_of, write_atomic
 from sedembed._utils.isolation import isolated
 from sedembed._utils.schema import from_table, read_json_object
@@ -108,10 +109,11 @@ def resolve(
     Files of a hub repository that are in the cache are used without any connection, also for a revision that moves,
     such as "main": name a commit to say which one is meant.
     """
+    where = check_path(name, "the name of a model")
     text = os.fspath(name)
     if text.startswith("hf://"):
         return _from_hub(text, None, cache_dir, local_files_only)
-    path = Path(text).expanduser()
+    path = where
     like_path = bool(path.suffix) or len(path.parts) > 1 or not isinstance(name, str)
     if text not in registry._RECORDS and (like_path or path.exists()):
         return _from_path(path)
@@ -146,7 +148,7 @@ def load_config(path: str | os.PathLike[str]) -> Any:
     WeightsError
         If the file is missing, is not JSON, or a key is missing, unknown or of the wrong type.
     """
-    file = Path(path)
+    file = check_path(path, "path")
     file = file / CONFIG_FILE if file.is_dir() else file
     try:
         text = file.read_bytes()
@@ -258,8 +260,17 @@ def save_pretrained(
     -----
     The same network always gives the same bytes. `num_batches_tracked` is not kept: it only matters in training.
     """
-    if dtype not in (torch.float32, torch.float16):
+    if not isinstance(dtype, torch.dtype) or dtype not in (torch.float32, torch.float16):
         raise InvalidArgumentError(f"dtype must be torch.float32 or torch.float16, got {dtype}")
+    check_type(network, Backbone, "network", "pass one that load_network gave")
+    check_type(card, (str, type(None)), "card", "pass the text of the model card")
+    if card is not None and not card.isascii():
+        try:
+            card.encode()
+        except UnicodeEncodeError as error:
+            raise InvalidArgumentError(
+                f"Expected a model card of Unicode text, got one that is not ({error})."
+            ) from error
     config = network.config
     state = {
         key: tensor.detach().to("cpu", dtype if tensor.ndim > 1 else torch.float32, copy=True).contiguous()
@@ -270,7 +281,7 @@ def save_pretrained(
     text = json.dumps(dataclasses.asdict(config), indent=2) + "\n"
     # One metadata key only: safetensors writes several in an order that changes from run to run.
     data = to_safetensors(state, metadata={"config": json.dumps(dataclasses.asdict(config))})
-    directory = Path(directory)
+    directory = check_path(directory, "directory")
     make_folder(directory)
     write_atomic(directory / WEIGHTS_FILE, data)
     write_atomic(directory / CONFIG_FILE, text)

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from sedembed.errors import InvalidArgumentError, InvalidTypeError, SedembedError
 
-__all__ = ["check_indicator", "raising_our_own", "to_labels", "to_values", "to_vectors"]
+__all__ = ["check_indicator", "raising_our_own", "refusing_extremes", "to_labels", "to_values", "to_vectors"]
 
 _CURE = "leave such rows out of both vectors and labels"
 
@@ -126,6 +126,18 @@ def raising_our_own() -> Iterator[None]:
         raise InvalidTypeError(str(error)) from error
 
 
+@contextmanager
+def refusing_extremes() -> Iterator[None]:
+    """Say which arguments make a fit that cannot be computed."""
+    try:
+        yield
+    except torch.linalg.LinAlgError as error:  # type: ignore[attr-defined]
+        raise InvalidArgumentError(
+            "Expected a fit that float arithmetic can compute, got weights or vectors that are too large for it; "
+            "choose a smaller C, class_weight or sample_weight, or scale the vectors."
+        ) from error
+
+
 def _items(x: Any) -> list[Any] | None:
     """Rows of a list, or of a column that may hold anything; None for arrays of one type and for all else."""
     if isinstance(x, (list, tuple)):
@@ -176,8 +188,7 @@ def _kind(label: Any) -> str:
 
 
 def _is_tensor(x: Any) -> bool:
-    torch = sys.modules.get("torch")
-    return torch is not None and isinstance(x, torch.Tensor)
+    return isinstance(x, torch.Tensor)
 
 
 def _from_tensor(x: Any, name: str) -> NDArray[Any]:

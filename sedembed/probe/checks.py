@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from sedembed._utils.checks import check_flag
 from sedembed.errors import InvalidArgumentError, ProbeError
 from sedembed.metrics import check_name
 from sedembed.probe.features import NORMALIZATIONS
@@ -32,7 +33,7 @@ def check_parameters(probe: Any) -> None:
     InvalidArgumentError
         For one that is out of its range.
     """
-    if probe.normalize not in NORMALIZATIONS:
+    if not isinstance(probe.normalize, str) or probe.normalize not in NORMALIZATIONS:
         raise InvalidArgumentError(f"normalize must be one of {', '.join(NORMALIZATIONS)}, got {probe.normalize!r}")
     automatic = isinstance(probe.C, str) and probe.C == "auto"
     given = (DEFAULT_CS if probe.Cs is None else probe.Cs) if automatic else [probe.C]
@@ -48,6 +49,7 @@ def check_parameters(probe: Any) -> None:
         least = 0 if name == "tol" else 1
         if not (name == "tol" and value is None) and not (_is_number(value) and least <= value < np.inf and value > 0):
             raise InvalidArgumentError(f"tol, max_iter and max_memory must be positive numbers, got {name}={value!r}")
+    check_flag(probe.progress, "progress", optional=True)
     if probe.class_weight is not None and not isinstance(probe.class_weight, (str, Mapping)):
         raise InvalidArgumentError(f'class_weight must be a dict, "balanced" or None, got {probe.class_weight!r}')
     if isinstance(probe.class_weight, Mapping):

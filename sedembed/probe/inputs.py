@@ -164,6 +164,8 @@ def row_weights(sample_weight: ArrayLike, count: int) -> NDArray[np.float64]:
         weights: NDArray[np.float64] = _check_sample_weight(
             sample_weight, np.empty((count, 1)), dtype=np.float64, ensure_non_negative=True
         )
+    if not np.isfinite(weights).all():
+        raise InvalidArgumentError("Expected finite sample_weight, got NaN or infinity; give such rows the weight 0.")
     if not weights.any():
         raise InvalidArgumentError("sample_weight is zero for every row; give at least some rows a weight")
     return weights
@@ -177,7 +179,8 @@ def class_factors(
     if not isinstance(class_weight, str):
         named = dict(class_weight)
         if y.ndim == 1:
-            factors[1] = compute_class_weight(named, classes=classes, y=classes[y])
+            with raising_our_own():
+                factors[1] = compute_class_weight(named, classes=classes, y=classes[y])
             return factors
         unknown = set(named) - set(classes.tolist())
         if unknown:

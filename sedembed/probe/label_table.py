@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from sedembed._utils.checks import check_path
 from sedembed.errors import MissingFileError, ProbeError
 
 __all__ = ["FOLDER", "Aligned", "LabelTable", "indicator", "label_by_folder", "read_labels", "table_of"]
@@ -309,7 +310,7 @@ def read_labels(path: str | os.PathLike[str]) -> LabelTable:
     >>> table.paths[0], table.labels[0], table.multilabel  # doctest: +SKIP
     ('kitchen/001.wav', ('Dishes', 'Water'), True)
     """
-    file = Path(path).expanduser()
+    file = check_path(path, "the table of labels")
     rows = _rows(_decode(file), file)
     header = _header(rows, file)
     parted = START in header and END in header

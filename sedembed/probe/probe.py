@@ -19,12 +19,13 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils.multiclass import check_classification_targets, type_of_target
 from sklearn.utils.validation import check_is_fitted, column_or_1d, validate_data
 
+from sedembed._utils.checks import check_path
 from sedembed._utils.isolation import one_thread_after_fork
 from sedembed.engine.runner import pick_device
 from sedembed.errors import InvalidArgumentError, InvalidTypeError, ProbeError
 from sedembed.models.card import Figures, format_card
 from sedembed.models.hub import fetch, push_folder
-from sedembed.probe.arrays import check_indicator, raising_our_own, to_labels, to_values, to_vectors
+from sedembed.probe.arrays import check_indicator, raising_our_own, refusing_extremes, to_labels, to_values, to_vectors
 from sedembed.probe.checks import DEFAULT_CS, check_parameters, refuse_other_model
 from sedembed.probe.features import Normalization, Normalizer, Rows
 from sedembed.probe.fitting import Fitted, Labels, Settings, Split, fit_one, score_path, scores_of
@@ -230,8 +231,7 @@ class LinearProbe(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         rows, y = self._check_rows(to_vectors(X), y)
         # With a table of labels, the other arguments have values for all rows of the store.
         count = len(X) if isinstance(X, EmbeddingStore) else len(rows)
-        if isinstance(y, StoreLabels):
-            sample_weight = _one_a_row("sample_weight", sample_weight, count)
+        sample_weight = _one_a_row("sample_weight", sample_weight, count)
         known = self._encode(rows, y, sample_weight)
         self.model_ = identity(X) if isinstance(X, EmbeddingStore) else None if model is None else identity(model)
         settings = self._settings()
@@ -256,7 +256,8 @@ class LinearProbe(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             cs = [float(c) for c in (DEFAULT_CS if self.Cs is None else self.Cs)]
             splits = self._splits(rows, known, validation, groups, folds)
             if splits:
-                scores, starts, basis = score_path(rows, known, splits, cs, Scorer(metric), settings)
+                with refusing_extremes():
+                    scores, starts, basis = score_path(rows, known, splits, cs, Scorer(metric), settings)
                 with warnings.catch_warnings():
                     warnings.simplefilter("ignore", RuntimeWarning)  # of a C that no split has a score for
                     means = np.nanmean(scores, axis=0)
@@ -275,7 +276,9 @@ class LinearProbe(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         self.C_ = float(cast(float, chosen))
         if self.tol is None and rows.dtype == np.float64:
             settings = replace(settings, tolerance=_TOLERANCE_FLOAT64)
-        self._keep(fit_one(rows, known, self.C_, settings, start, basis), known)
+        with refusing_extremes():
+            fitted = fit_one(rows, known, self.C_, settings, start, basis)
+        self._keep(fitted, known)
         return self
 
     def _keep(self, fitted: Fitted, known: Labels) -> None:
@@ -300,7 +303,7 @@ class LinearProbe(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             _TOLERANCE if self.tol is None else float(self.tol),
             int(self.max_iter),
             int(self.max_memory),
-            pick_device(self.device or "cpu"),
+            pick_device("cpu" if self.device is None else self.device),
             self.progress,
         )
 
@@ -606,7 +609,7 @@ class LinearProbe(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         ProbeError
             If something else is there, it cannot be written, or classes are neither numbers nor strings.
         """
-        return write_probe(self._saved(), Path(path).expanduser())
+        return write_probe(self._saved(), check_path(path, "path"))
 
     def _saved(self) -> SavedProbe:
         check_is_fitted(self)
@@ -633,7 +636,7 @@ class LinearProbe(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         ProbeError
             If there is none, or it is damaged or of a newer format.
         """
-        file = Path(path).expanduser()
+        file = check_path(path, "path")
         return cls._restore(read_probe(file), file)
 
     @classmethod

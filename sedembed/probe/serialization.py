@@ -102,6 +102,7 @@ def write_probe(
         "parameters": parameters,
         "tensors_sha256": hashlib.sha256(tensors).hexdigest(),
     }
+    description["sha256"] = _sha256_of(description)
     partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}.partial")
     try:
         partial.mkdir(parents=True)
@@ -176,7 +177,16 @@ def _parse(description: dict[str, Any], data: bytes) -> SavedProbe:
     scores = {float(c): float(score) for c, score in description["scores"]}
     if not is_finite(description["C"]):
         raise ValueError(f"C is {description['C']!r}, expected a finite number")
+    # Last, so that a value that cannot be is named; earlier versions wrote no checksum.
+    if description.get("sha256", _sha256_of(description)) != _sha256_of(description):
+        raise ValueError(f"{JSON_FILE} is not as it was written")
     return SavedProbe(parameters, classes, tensors, multilabel, float(description["C"]), scores, passes, model)
+
+
+def _sha256_of(description: dict[str, Any]) -> str:
+    """Sha256 of all that a probe says of itself, whatever the spaces and the order."""
+    values = {key: value for key, value in description.items() if key != "sha256"}
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
 
 def _damaged(path: Path, problem: object) -> ProbeError:

@@ -26,6 +26,26 @@ HELD_OUT = 20_000
 Pair = tuple[NDArray[np.int64], NDArray[np.int64]]
 
 
+def _given_splits(known: Labels, groups: Any, cv: Any) -> list[Pair]:
+    """Rows that a splitter, or an iterable of pairs, leaves in and out."""
+    count = len(known.y)
+    try:
+        pairs = [tuple(map(np.asarray, pair)) for pair in check_cv(cv).split(np.zeros((count, 1)), known.y, groups)]
+        good = all(
+            len(pair) == 2
+            and all(part.ndim == 1 and len(part) and part.dtype.kind in "iu" for part in pair)
+            and all(part.min() >= 0 and part.max() < count for part in pair)
+            for pair in pairs
+        )
+    except (TypeError, ValueError) as error:
+        raise InvalidArgumentError(
+            f"Expected a number of parts, a splitter, or pairs of row numbers as cv, got {cv!r}: {error}."
+        ) from error
+    if not pairs or not good:
+        raise InvalidArgumentError(f"Expected pairs of row numbers, from 0 to {count - 1}, as cv, got {cv!r}.")
+    return [(np.asarray(train), np.asarray(test)) for train, test in pairs]
+
+
 def inner_splits(known: Labels, groups: Any, cv: Any, *, once: bool, random_state: int) -> list[Pair]:
     """Split labelled rows for the choice of C.
 
@@ -49,7 +69,7 @@ def inner_splits(known: Labels, groups: Any, cv: Any, *, once: bool, random_stat
     """
     usable = np.flatnonzero(known.weights > 0)
     if not isinstance(cv, (int, np.integer)):
-        return list(check_cv(cv).split(np.zeros((len(known.y), 1)), known.y, groups))
+        return _given_splits(known, groups, cv)
     if cv < 2:
         raise InvalidArgumentError(f"cv must be at least 2 parts, got {cv}")
     y, groups = known.y[usable], None if groups is None else groups[usable]

@@ -13,6 +13,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from sedembed._utils.checks import check_path
 from sedembed._utils.files import sha256_of
 from sedembed.errors import InvalidArgumentError, StoreError
 from sedembed.store.layout import (
@@ -75,7 +76,7 @@ def merge_stores(
     opened = [store if isinstance(store, EmbeddingStore) else open_store(store) for store in stores]
     if not opened:
         raise StoreError("Expected at least one store to merge, got none; name the stores.")
-    out = Path(out).expanduser()
+    out = check_path(out, "out")
     _refuse_same_place(out, opened)
     for store in opened[1:]:
         refuse_others(opened[0].directory, _without_shard(opened[0].run), _without_shard(store.run), store.directory)

@@ -17,6 +17,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import ArrayLike, NDArray
 
+from sedembed._utils.checks import check_flag, check_path, check_type
 from sedembed._utils.files import atomic_file
 from sedembed.errors import InvalidArgumentError, MissingPackageError, MissingVectorError, StoreError
 from sedembed.store.layout import (
@@ -154,7 +155,7 @@ class EmbeddingStore:
     """
 
     def __init__(self, directory: str | os.PathLike[str]) -> None:
-        self.directory = Path(directory).expanduser()
+        self.directory = check_path(directory, "the directory of a store")
         self.run = read_run(self.directory)
         self._schema = schema_of(self.run)
         self._manifest, self._shards = check_files(self.directory, self.run)
@@ -224,6 +225,7 @@ class EmbeddingStore:
         MissingPackageError
             If pandas is not installed.
         """
+        check_flag(vectors, "vectors")
         try:
             frame = self.index.to_pandas()
         except ImportError as error:
@@ -295,7 +297,11 @@ class EmbeddingStore:
         KeyError
             If the store holds no such path.
         """
-        first = pc.index(self.index["path"], path).as_py()
+        check_type(path, str, "path", "pass one of store.paths")
+        try:
+            first = pc.index(self.index["path"], path).as_py()
+        except UnicodeEncodeError:  # no store holds such a name
+            first = -1
         if first < 0:
             raise MissingVectorError(
                 f"{path!r} has no vector in {self.directory}; paths are relative to the embedded folder."
@@ -426,6 +432,7 @@ class EmbeddingStore:
         """
         from sedembed.types import Frames
 
+        check_type(path, str, "path", "pass one of store.paths")
         if not self.run["settings"]["frames"]:
             raise StoreError(f"{self.directory} holds clip vectors only; make another with embed_folder(frames=True).")
         shard, _ = self._find(int(self._order[1][self._row(path)]))
@@ -462,7 +469,7 @@ class EmbeddingStore:
         StoreError
             If it could not be written.
         """
-        file = Path(path)
+        file = check_path(path, "path")
         if file.suffix != ".npz":
             raise InvalidArgumentError(
                 f"Expected a file name that ends in .npz, got {str(file)!r}; Parquet is there already."

@@ -10,7 +10,6 @@ import hashlib
 import json
 import shutil
 from collections import Counter
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ import pytest
 from sedembed.errors import StoreError
 from sedembed.store.store import EmbeddingStore, open_store
 from sedembed.store.writer import StoreWriter
+from tests.damage_helpers import DAMAGES
 
 SIZE = 6
 SETTINGS = {"embedding_size": SIZE, "frames": True}
@@ -30,35 +30,6 @@ RUN = {
     "folder": "/sounds",
 }
 QUERIES = np.random.default_rng(1).standard_normal((3, SIZE))
-
-
-def flip(data: bytearray, rng: np.random.Generator) -> bytearray:
-    if data:
-        data[rng.integers(len(data))] ^= 1 << int(rng.integers(8))
-    return data
-
-
-def cut(data: bytearray, rng: np.random.Generator) -> bytearray:
-    return data[: rng.integers(len(data) + 1)]
-
-
-def zero(data: bytearray, rng: np.random.Generator) -> bytearray:
-    start = int(rng.integers(len(data) + 1))
-    stop = min(len(data), start + int(rng.integers(1, 200)))
-    data[start:stop] = bytes(stop - start)
-    return data
-
-
-def insert(data: bytearray, rng: np.random.Generator) -> bytearray:
-    start = int(rng.integers(len(data) + 1))
-    return data[:start] + rng.bytes(int(rng.integers(1, 40))) + data[start:]
-
-
-def delete(data: bytearray, rng: np.random.Generator) -> None:
-    return None
-
-
-DAMAGES: list[Callable[[bytearray, np.random.Generator], bytearray | None]] = [flip, flip, cut, zero, insert, delete]
 
 
 @pytest.fixture(autouse=True)
