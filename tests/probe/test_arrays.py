@@ -172,8 +172,8 @@ class TestOtherArguments:
     @pytest.mark.parametrize(
         ("options", "sentence"),
         [
-            ({"sample_weight": np.full(60, np.nan)}, "NaN"),
-            ({"sample_weight": "heavy"}, "heavy"),
+            ({"sample_weight": np.full(60, np.nan)}, "got nan in row 0"),
+            ({"sample_weight": "heavy"}, "one value a row"),
             ({"model": "talnet"}, r"loaded model or a store, got 'talnet'; pass load_model"),
             ({"validation": 3}, "pair of vectors and labels"),
             ({"validation": (np.zeros((2, 5), np.float32), [1, 2])}, "type of y"),
