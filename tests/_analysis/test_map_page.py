@@ -79,6 +79,20 @@ const legend = text => [...document.querySelectorAll("#legend button")].find(
   point("pointermove", corner.left + 1, corner.top + 1); await wait();
   seen.away = shown();
 
+  // Before anything plays: the player takes room from the stage, at a time of the browser's choice.
+  const [a, b] = [soundMap.position(0), soundMap.position(7)];
+  canvas.dispatchEvent(new WheelEvent("wheel", {deltaY: -200, clientX: a[0], clientY: a[1], cancelable: true}));
+  await wait();
+  const [c, d] = [soundMap.position(0), soundMap.position(7)];
+  const apart = (p, q) => Math.hypot(q[0] - p[0], q[1] - p[1]);
+  seen.zoom = [apart(a, c), apart(c, d) / apart(a, b)];
+  point("pointerdown", 300, 300); point("pointermove", 340, 310);
+  point("pointermove", 350, 320); point("pointerup", 350, 320);
+  await wait();
+  const moved = soundMap.position(0);
+  seen.drag = [moved[0] - c[0], moved[1] - c[1], shown()];
+  get("reset").click(); await wait();
+
   legend(soundMap.data.names[1]).click(); await wait();
   seen.pressed = [...document.querySelectorAll('#legend [aria-pressed="true"] .name')].map(name => name.textContent);
   seen.faded = [...Array(count).keys()].map(i => pixel(...soundMap.position(i))[3]);
@@ -105,17 +119,7 @@ const legend = text => [...document.querySelectorAll("#legend button")].find(
   get("reset").click(); await wait();
   seen.reset = [shown(), get("found").hidden, search.value];
 
-  const [a, b] = [soundMap.position(0), soundMap.position(7)];
-  canvas.dispatchEvent(new WheelEvent("wheel", {deltaY: -200, clientX: a[0], clientY: a[1], cancelable: true}));
-  await wait();
-  const [c, d] = [soundMap.position(0), soundMap.position(7)];
-  const apart = (p, q) => Math.hypot(q[0] - p[0], q[1] - p[1]);
-  seen.zoom = [apart(a, c), apart(c, d) / apart(a, b)];
-  point("pointerdown", 300, 300); point("pointermove", 340, 310);
-  point("pointermove", 350, 320); point("pointerup", 350, 320);
-  await wait();
   const e = soundMap.position(0);
-  seen.drag = [e[0] - c[0], e[1] - c[1], shown()];
   point("pointerdown", ...e); point("pointerup", ...e); point("pointerleave", 0, 0); await wait();
   seen.clicked = shown();
   const ground = getComputedStyle(document.body).backgroundColor;
