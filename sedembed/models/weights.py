@@ -182,7 +182,8 @@ def load_network(name: str | os.PathLike[str] | Resolved = "talnet") -> Backbone
     """
     resolved = name if isinstance(name, Resolved) else resolve(name)
     try:
-        state = load_file(resolved.weights)
+        with isolated():  # older safetensors would read to the caller's default device
+            state = load_file(resolved.weights)
     except (SafetensorError, OSError) as error:
         raise _damaged(resolved.weights, error) from error
     return assemble(resolved.config, state, str(resolved.weights))
