@@ -12,7 +12,7 @@ __all__ = ["fill_page", "link_to"]
 
 
 def fill_page(template: str, title: str, data: object) -> str:
-    """Fill a page of this folder: its title, its data, and the player.
+    """Fill a page of this folder: its style, title, data and player.
 
     Parameters
     ----------
@@ -25,9 +25,10 @@ def fill_page(template: str, title: str, data: object) -> str:
     """
     folder = files("sedembed") / "_analysis"
     page = (folder / template).read_text(encoding="utf-8")
+    for mark, shared in (("@STYLE@\n", "page.css"), ("@PLAYER@", "player.js")):
+        if mark in page:
+            page = page.replace(mark, (folder / shared).read_text(encoding="utf-8"))
     before, after = page.split("@DATA@")
-    if "@PLAYER@" in after:
-        after = after.replace("@PLAYER@", (folder / "player.js").read_text(encoding="utf-8"))
     return before.replace("@TITLE@", html.escape(title)) + _script_safe(data) + after
 
 
