@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import argparse
-import csv
-import io
-import json
 import math
-import sys
 import tempfile
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, TextIO
+from typing import TYPE_CHECKING, Any
 
 from sedembed.cli.common import GOOD, SOME_FAILED, AddCommand, Command, complain, load_probe_model, print_json
+from sedembed.cli.predictions import Predicted, open_output, write_events, write_rows
 from sedembed.errors import InvalidArgumentError, MissingFileError, ProbeError, SedembedError
 
 if TYPE_CHECKING:
@@ -400,8 +397,8 @@ def _predict(options: argparse.Namespace) -> int:
             rows = _predict_store(probe, store, wanted, Path(temporary) / "probabilities")
         else:
             rows, failures = _predict_file(probe, options)
-        with _output(options.out) as out:
-            write = _write_events if options.events else _write
+        with open_output(options.out) as out:
+            write = write_events if options.events else write_rows
             count = write(out, probe, rows, options.json)
     for failed, reason in failures.items():
         complain(f"{failed}: {reason}")
@@ -423,29 +420,22 @@ def _embed(probe: LinearProbe, options: argparse.Namespace, temporary: Path) -> 
         raise KeyboardInterrupt("interrupted; with --store DIR the same command could be continued") from None
 
 
-def _predict_file(probe: LinearProbe, options: argparse.Namespace) -> tuple[Iterator[_Predicted], dict[str, str]]:
+def _predict_file(probe: LinearProbe, options: argparse.Namespace) -> tuple[Iterator[Predicted], dict[str, str]]:
     name, model = options.path.name, load_probe_model(probe, options)
     try:
         if options.window is not None:
             found = model.embed_windows(options.path, window=options.window, hop=options.hop)
             places = zip(found.start.tolist(), found.end.tolist(), probe.predict_proba(found.embeddings), strict=True)
-            return (_Predicted({"path": name, "start": a, "end": b}, row) for a, b, row in places), {}
+            return (Predicted({"path": name, "start": a, "end": b}, row) for a, b, row in places), {}
         vector = model.embed(options.path)
     except (SedembedError, OSError) as error:
         return iter(()), {name: f"{type(error).__name__}: {error}"}
-    return iter([_Predicted({"path": name}, probe.predict_proba(vector[None])[0])]), {}
-
-
-class _Predicted(NamedTuple):
-    """Where a row is, and the probability of each class."""
-
-    place: dict[str, Any]
-    probabilities: NDArray[np.float64]
+    return iter([Predicted({"path": name}, probe.predict_proba(vector[None])[0])]), {}
 
 
 def _predict_store(
     probe: LinearProbe, store: EmbeddingStore, wanted: set[str] | None, file: Path
-) -> Iterator[_Predicted]:
+) -> Iterator[Predicted]:
     """Probabilities of each row, in the order of the store, on disk until they are asked for."""
     import numpy as np
 
@@ -458,91 +448,7 @@ def _predict_store(
     each = (place for batch in places.to_batches(max_chunksize=8192) for place in batch.to_pylist())
     for place, row in zip(each, probabilities, strict=True):
         if wanted is None or place["path"] in wanted:
-            yield _Predicted(place, row)
-
-
-def _write(out: TextIO, probe: LinearProbe, rows: Iterator[_Predicted], as_json: bool) -> int:
-    """Write what is predicted for each row and the probabilities; return how many rows there were."""
-    classes = [str(name) for name in probe.classes_]
-    writer = csv.writer(out, lineterminator="\n")
-    count = 0
-    for place, probabilities in rows:
-        shown = [f"{p:.6g}" for p in probabilities.tolist()]
-        predicted, probability = _decide(classes, probabilities, probe.multilabel_)
-        if as_json:
-            named = dict(zip(classes, map(float, shown), strict=True))
-            values = {**place, "predicted": predicted, "probability": float(f"{probability:.6g}")}
-            out.write(json.dumps({**values, "probabilities": named}, ensure_ascii=False) + "\n")
-        else:
-            if not count:
-                writer.writerow([*place, "predicted", "probability", *classes])
-            writer.writerow([*place.values(), predicted, f"{probability:.6g}", *shown])
-        count += 1
-    if not count and not as_json:
-        writer.writerow(["path", "predicted", "probability", *classes])
-    return count
-
-
-def _write_events(out: TextIO, probe: LinearProbe, rows: Iterator[_Predicted], as_json: bool) -> int:
-    """Write events: windows of one recording with the same label, joined; return how many there were."""
-    writer, columns = csv.writer(out, lineterminator="\n"), ("path", "start", "end", "label", "probability")
-    if not as_json:
-        writer.writerow(columns)
-    count = 0
-    for event in _merge([str(name) for name in probe.classes_], rows, probe.multilabel_):
-        values = [*event[:4], float(f"{event[4]:.6g}")]
-        if as_json:
-            out.write(json.dumps(dict(zip(columns, values, strict=True)), ensure_ascii=False) + "\n")
-        else:
-            writer.writerow(values)
-        count += 1
-    return count
-
-
-def _merge(
-    classes: Sequence[str], rows: Iterator[_Predicted], multilabel: bool
-) -> Iterator[tuple[str, float, float, str, float]]:
-    """Give path, start, end, label and highest probability of each event, in the order in which events end."""
-    running: dict[str, tuple[str, float, float, str, float]] = {}
-    for place, probabilities in rows:
-        path, start, end = place["path"], place["start"], place["end"]
-        likely = [k for k, p in enumerate(probabilities.tolist()) if p > 0.5]
-        found = likely if multilabel else [int(probabilities.argmax())]
-        labels = {classes[k]: float(probabilities[k]) for k in found}
-        for label in [*running]:
-            event = running[label]
-            # Rounding of seconds must not part windows that follow one another.
-            if event[0] != path or label not in labels or start > event[2] + 1e-6:
-                yield running.pop(label)
-        for label, probability in labels.items():
-            _, first, _, _, highest = running.get(label, (path, start, end, label, 0.0))
-            running[label] = (path, first, end, label, max(highest, probability))
-    yield from running.values()
-
-
-def _decide(classes: Sequence[str], probabilities: NDArray[np.float64], multilabel: bool) -> tuple[str, float]:
-    """Most likely class and its probability; of any number of labels those above a half, and the highest one."""
-    best = int(probabilities.argmax())
-    if not multilabel:
-        return classes[best], float(probabilities[best])
-    found = [name for name, p in zip(classes, probabilities.tolist(), strict=True) if p > 0.5]
-    return ";".join(found), float(probabilities[best])
-
-
-@contextmanager
-def _output(file: Path | None) -> Iterator[TextIO]:
-    """Give standard output, or a file that appears complete or not at all."""
-    if file is None:
-        yield sys.stdout
-        sys.stdout.flush()
-        return
-    from sedembed._utils.files import atomic_file
-
-    with atomic_file(file) as opened:
-        text = io.TextIOWrapper(opened, encoding="utf-8", newline="")
-        yield text
-        text.flush()
-        text.detach()
+            yield Predicted(place, row)
 
 
 @contextmanager
