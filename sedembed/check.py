@@ -20,8 +20,9 @@ from numpy.typing import NDArray
 from sedembed._utils.files import sha256_of, write_atomic
 from sedembed._utils.machine import CORE_PACKAGES, OPTIONAL_PACKAGES, describe_machine
 from sedembed._utils.versions import list_versions
-from sedembed.embedder import Embedder, load_model
+from sedembed.embedder import Embedder
 from sedembed.errors import InvalidArgumentError, SedembedError
+from sedembed.loading import load_model
 from sedembed.models.registry import ModelRecord, describe_model, list_models
 from sedembed.models.weights import load_network, resolve
 from sedembed.types import Engine, Precision

@@ -20,8 +20,9 @@ from tqdm import tqdm
 from sedembed.audio.remote import Location, locate
 from sedembed.batch.embed_folder import embed_files
 from sedembed.batch.loop import check_options
-from sedembed.embedder import Embedder, load_model
+from sedembed.embedder import Embedder
 from sedembed.errors import InvalidArgumentError, MissingPackageError, StoreError
+from sedembed.loading import load_model
 from sedembed.store.layout import list_shards, open_shard, schema_of
 from sedembed.store.merge import RowBuffer
 from sedembed.store.store import EmbeddingStore, open_store

@@ -23,7 +23,8 @@ import pytest
 import soundfile
 import torch
 
-from sedembed.embedder import Embedder, load_model
+from sedembed.embedder import Embedder
+from sedembed.loading import load_model
 from sedembed.models.talnet import TALNet, TALNetConfig
 from sedembed.models.weanet import WEANet, WEANetConfig
 from sedembed.models.weights import save_pretrained

@@ -13,7 +13,7 @@ import pytest
 from sedembed import check
 from sedembed._utils.machine import CORE_PACKAGES, show_versions
 from sedembed.cli.main import main
-from sedembed.embedder import load_model
+from sedembed.loading import load_model
 from sedembed.models.registry import describe_model
 from sedembed.models.weanet import WEANet
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sedembed.embedder import load_model
+from sedembed.loading import load_model
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 

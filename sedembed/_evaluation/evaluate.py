@@ -191,7 +191,8 @@ def evaluate(
     contents = _read(task, data, partial)
 
     from sedembed.batch.embed_folder import embed_files
-    from sedembed.embedder import Embedder, load_model
+    from sedembed.embedder import Embedder
+    from sedembed.loading import load_model
 
     if not isinstance(model, Embedder):
         model = load_model(model)

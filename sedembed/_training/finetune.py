@@ -30,9 +30,10 @@ from sedembed._training.records import RunFolder, find_revision, fingerprint, tr
 from sedembed._training.settings import TrainConfig
 from sedembed._utils.schema import read_json_file
 from sedembed.audio.listing import list_recordings
-from sedembed.embedder import Embedder, load_model
+from sedembed.embedder import Embedder
 from sedembed.engine.runner import pick_device
 from sedembed.errors import DatasetError, InvalidArgumentError
+from sedembed.loading import load_model
 from sedembed.models.base import Backbone
 from sedembed.models.layers.winograd import use_winograd
 from sedembed.models.weights import describe_network, load_network, resolve, save_pretrained

@@ -12,10 +12,11 @@ from sedembed._utils.checks import check_flag, check_path, check_type
 from sedembed.audio.listing import Listing, check_folder, list_recordings
 from sedembed.batch.loop import check_options
 from sedembed.batch.vector_job import VectorJob, WindowJob, write_vectors
-from sedembed.embedder import Embedder, load_model
+from sedembed.embedder import Embedder
 from sedembed.engine.provenance import describe_run
 from sedembed.engine.windows import Hops
 from sedembed.errors import InvalidArgumentError
+from sedembed.loading import load_model
 from sedembed.store.store import EmbeddingStore, open_store
 from sedembed.store.writer import StoreWriter
 from sedembed.types import Precision

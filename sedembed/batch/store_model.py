@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from sedembed.embedder import Embedder, load_model
+from sedembed.embedder import Embedder
 from sedembed.engine.provenance import FRONT_END_VERSION, sha256_of_model
 from sedembed.engine.windows import WINDOW_SECONDS
 from sedembed.errors import StoreError
+from sedembed.loading import load_model
 from sedembed.models.registry import list_models
 from sedembed.store.store import EmbeddingStore
 

@@ -17,7 +17,8 @@ from sedembed.engine.runner import Runner
 from sedembed.engine.windows import WINDOW_SECONDS, ClipSum, Hops, WindowResult
 from sedembed.engine.workers import Pending, Piece, Source, current_source
 from sedembed.errors import AudioError
-from sedembed.store.writer import FrameRows, StoreWriter
+from sedembed.store.frame_rows import FrameRows
+from sedembed.store.writer import StoreWriter
 
 __all__ = ["VectorJob", "WindowJob", "write_vectors"]
 

@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sedembed.embedder import Embedder, load_model
+from sedembed.embedder import Embedder
 from sedembed.errors import InvalidArgumentError, MissingPackageError
+from sedembed.loading import load_model
 
 try:
     from mteb.models import ModelMeta

@@ -72,7 +72,7 @@ def add_model(parser: argparse.ArgumentParser) -> None:
 
 def load(options: argparse.Namespace) -> Embedder:
     """Load the model that the options of `add_model` name."""
-    from sedembed.embedder import load_model
+    from sedembed.loading import load_model
 
     return load_model(
         options.model,
@@ -85,7 +85,7 @@ def load(options: argparse.Namespace) -> Embedder:
 
 def load_probe_model(probe: LinearProbe, options: argparse.Namespace) -> Embedder:
     """Load the model that a probe was fitted on, and make sure that it is that."""
-    from sedembed.embedder import load_model
+    from sedembed.loading import load_model
 
     fitted = probe.model_
     name: str | None = options.model

@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from sklearn.utils.class_weight import compute_class_weight
-from sklearn.utils.validation import _check_sample_weight
+from sklearn.utils.validation import _check_sample_weight, column_or_1d
 
 from sedembed.errors import InvalidArgumentError
 from sedembed.metrics import UndefinedMetricError, compute
-from sedembed.probe.arrays import raising_our_own
+from sedembed.probe.arrays import check_indicator, raising_our_own, to_values
 from sedembed.probe.features import Rows
 from sedembed.probe.fitting import Labels
 from sedembed.probe.label_table import Aligned, indicator, table_of
@@ -32,9 +32,11 @@ __all__ = [
     "class_factors",
     "identity",
     "is_large",
+    "one_a_row",
     "places_of",
     "recordings_of",
     "row_weights",
+    "validation_labels",
     "widened",
 ]
 
@@ -197,3 +199,52 @@ def class_factors(
     for row, amount in ((0, weights.sum() - present), (1, present)):
         factors[row] = np.divide(weights.sum(), 2 * amount, out=np.ones_like(amount), where=amount > 0)
     return factors
+
+
+def one_a_row(name: str, values: Any, rows: int) -> NDArray[Any] | None:
+    """Check values that belong to rows."""
+    if values is None:
+        return None
+    array = to_values(values, name)
+    if array.shape != (rows,):
+        raise InvalidArgumentError(f"{name} must have one value a row, {rows} in all, got shape {array.shape}")
+    return array
+
+
+def validation_labels(y: NDArray[Any], rows: int, classes: NDArray[Any], *, multilabel: bool) -> Labels:
+    """Check the labels of rows that choose C, and turn them into numbers of the classes.
+
+    Parameters
+    ----------
+    y : ndarray, shape (N,) or (N, C)
+        Classes, or for a multi-label task an indicator.
+    rows : int
+        How many vectors there are.
+    classes : ndarray, shape (C,)
+        Of the rows that are fitted, sorted.
+    multilabel : bool
+        Whether rows have any number of classes.
+    """
+    if rows != len(y):
+        raise InvalidArgumentError(f"validation has {rows} vectors and {len(y)} labels; give as many of both")
+    if multilabel:
+        if y.ndim != 2 or y.shape[1] != len(classes):
+            raise InvalidArgumentError(
+                f"validation labels must be an indicator (N, {len(classes)}) like y, got shape {y.shape}"
+            )
+        check_indicator(y, "the validation labels")
+        return Labels(y.astype(bool), len(classes), np.ones(len(y)))
+    y = column_or_1d(y)
+    if _is_text(y) != _is_text(classes):
+        raise InvalidArgumentError(
+            f"Expected validation labels of the type of y, {classes.dtype}, got {y.dtype}; convert them."
+        )
+    where = np.searchsorted(classes, y).clip(max=len(classes) - 1)
+    if (classes[where] != y).any():
+        strange = y[classes[where] != y].tolist()[0]
+        raise InvalidArgumentError(f"validation has the class {strange!r}, which y does not have; leave such rows out")
+    return Labels(where, len(classes), np.ones(len(y)))
+
+
+def _is_text(labels: NDArray[Any]) -> bool:
+    return labels.dtype.kind in "OU"

@@ -20,7 +20,7 @@ from sklearn.utils.validation import check_is_fitted, column_or_1d, validate_dat
 from sedembed._utils.isolation import one_thread_after_fork
 from sedembed.engine.runner import pick_device
 from sedembed.errors import InvalidArgumentError, InvalidTypeError
-from sedembed.probe.arrays import check_indicator, raising_our_own, refusing_extremes, to_labels, to_values, to_vectors
+from sedembed.probe.arrays import check_indicator, raising_our_own, refusing_extremes, to_labels, to_vectors
 from sedembed.probe.checks import DEFAULT_CS, check_parameters, refuse_other_model
 from sedembed.probe.features import Normalization, Normalizer, Rows
 from sedembed.probe.fitting import Fitted, Labels, Settings, Split, fit_one, score_path, scores_of
@@ -31,8 +31,10 @@ from sedembed.probe.inputs import (
     class_factors,
     identity,
     is_large,
+    one_a_row,
     recordings_of,
     row_weights,
+    validation_labels,
     widened,
 )
 from sedembed.probe.saving import SavedMixin
@@ -47,20 +49,6 @@ if TYPE_CHECKING:
 __all__ = ["LinearProbe"]
 
 _TOLERANCE, _TOLERANCE_FLOAT64 = 1e-6, 1e-20
-
-
-def _one_a_row(name: str, values: Any, rows: int) -> NDArray[Any] | None:
-    """Check values that belong to rows."""
-    if values is None:
-        return None
-    array = to_values(values, name)
-    if array.shape != (rows,):
-        raise InvalidArgumentError(f"{name} must have one value a row, {rows} in all, got shape {array.shape}")
-    return array
-
-
-def _is_text(labels: NDArray[Any]) -> bool:
-    return labels.dtype.kind in "OU"
 
 
 class LinearProbe(SavedMixin, ClassifierMixin, BaseEstimator):  # type: ignore[misc]
@@ -226,7 +214,7 @@ class LinearProbe(SavedMixin, ClassifierMixin, BaseEstimator):  # type: ignore[m
         rows, y = self._check_rows(to_vectors(X), y)
         # With a table of labels, the other arguments have values for all rows of the store.
         count = len(X) if isinstance(X, EmbeddingStore) else len(rows)
-        sample_weight = _one_a_row("sample_weight", sample_weight, count)
+        sample_weight = one_a_row("sample_weight", sample_weight, count)
         known = self._encode(rows, y, sample_weight)
         self.model_ = identity(X) if isinstance(X, EmbeddingStore) else None if model is None else identity(model)
         settings = self._settings()
@@ -241,7 +229,7 @@ class LinearProbe(SavedMixin, ClassifierMixin, BaseEstimator):  # type: ignore[m
             # Windows of one recording are alike: on both sides of a split, they would make a C look good.
             groups = recordings_of(X, np.arange(count) if rows.chosen is None else rows.chosen)
         # Also where C is given, and nothing is chosen by them.
-        groups, folds = _one_a_row("groups", groups, count), _one_a_row("folds", folds, count)
+        groups, folds = one_a_row("groups", groups, count), one_a_row("folds", folds, count)
         chosen, start, basis = self.C, None, None
         self.scores_: dict[float, float] = {}
         if self.C == "auto":
@@ -408,27 +396,7 @@ class LinearProbe(SavedMixin, ClassifierMixin, BaseEstimator):  # type: ignore[m
             rows, y = self._rows_like(X).take(named.rows), named.y
         else:
             rows, y = self._rows_like(to_vectors(X)), to_labels(y, "the validation labels")
-        if len(rows) != len(y):
-            raise InvalidArgumentError(f"validation has {len(rows)} vectors and {len(y)} labels; give as many of both")
-        if self.multilabel_:
-            if y.ndim != 2 or y.shape[1] != len(self.classes_):
-                raise InvalidArgumentError(
-                    f"validation labels must be an indicator (N, {len(self.classes_)}) like y, got shape {y.shape}"
-                )
-            check_indicator(y, "the validation labels")
-            return rows, Labels(y.astype(bool), len(self.classes_), np.ones(len(y)))
-        y = column_or_1d(y)
-        if _is_text(y) != _is_text(self.classes_):
-            raise InvalidArgumentError(
-                f"Expected validation labels of the type of y, {self.classes_.dtype}, got {y.dtype}; convert them."
-            )
-        where = np.searchsorted(self.classes_, y).clip(max=len(self.classes_) - 1)
-        if (self.classes_[where] != y).any():
-            strange = y[self.classes_[where] != y].tolist()[0]
-            raise InvalidArgumentError(
-                f"validation has the class {strange!r}, which y does not have; leave such rows out"
-            )
-        return rows, Labels(where, len(self.classes_), np.ones(len(y)))
+        return rows, validation_labels(y, len(rows), self.classes_, multilabel=self.multilabel_)
 
     # --- use ------------------------------------------------------------------------------------------------------
 

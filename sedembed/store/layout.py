@@ -35,6 +35,7 @@ __all__ = [
     "RECORDINGS_KEY",
     "RUN_FILE",
     "SHARDS",
+    "as_lists",
     "as_matrix",
     "check_files",
     "damaged",
@@ -60,6 +61,7 @@ SHARDS = "embeddings"
 FRAMES = "frames"
 # In the metadata of a shard: size and time of change (ns) of each recording, as JSON.
 RECORDINGS_KEY = b"sedembed.recordings"
+PARQUET_OPTIONS: dict[str, Any] = {"compression": "zstd", "use_dictionary": ["path"], "write_page_checksum": True}
 FAILURES_SCHEMA = pa.schema([("path", pa.string()), ("error", pa.string()), ("message", pa.string())])
 
 
@@ -105,6 +107,12 @@ def as_matrix(column: pa.ChunkedArray, size: int, dtype: type[np.floating] = np.
     """Rows of a column of vectors, shape (rows, size)."""
     flat = [chunk.flatten().to_numpy(zero_copy_only=False) for chunk in column.chunks]
     return np.concatenate([np.zeros(0, dtype), *flat]).reshape(-1, size)
+
+
+def as_lists(blocks: list[NDArray[np.float32]], dtype: type[np.floating] = np.float32) -> pa.FixedSizeListArray:
+    """Join matrices of one width to a column of lists: the inverse of `as_matrix`."""
+    matrix = np.concatenate(blocks).astype(dtype, copy=False)
+    return pa.FixedSizeListArray.from_arrays(pa.array(matrix.reshape(-1)), matrix.shape[1])
 
 
 def shard_number(file: Path) -> int:

@@ -27,8 +27,9 @@ from sedembed.store.layout import (
     shard_number,
 )
 from sedembed.store.manifest import Content
+from sedembed.store.refusals import refuse_others
 from sedembed.store.store import EmbeddingStore, open_store
-from sedembed.store.writer import SHARD_ROWS, StoreWriter, refuse_others
+from sedembed.store.writer import SHARD_ROWS, StoreWriter
 
 __all__ = ["RowBuffer", "merge_stores"]
 

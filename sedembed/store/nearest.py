@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Block", "nearest", "row_norms"]
+from sedembed.errors import InvalidArgumentError
+
+__all__ = ["Block", "nearest", "row_norms", "unit_vectors"]
 
 _QUERIES = 64  # of one pass over the vectors
 _ROWS = 1024  # in float64 at a time
@@ -71,6 +73,30 @@ def nearest(
     for start in range(0, len(queries), _QUERIES):
         found += _one_pass(blocks(), queries[start : start + _QUERIES], k)
     return found
+
+
+def unit_vectors(vectors: NDArray[Any], embedding_size: int) -> NDArray[np.float64]:
+    """Check queries of shape (D,) or (Q, D), and divide each by its length: shape (Q, D).
+
+    Raises
+    ------
+    InvalidArgumentError
+        For another shape, or numbers that are not finite or all zeros.
+    """
+    vectors = vectors.astype(np.float64)
+    if vectors.ndim not in (1, 2) or vectors.shape[-1] != embedding_size or not len(vectors):
+        raise InvalidArgumentError(
+            f"Expected one vector of shape ({embedding_size},) or several of shape (queries, {embedding_size}), got "
+            f"shape {vectors.shape}; embed the query with the model of the store."
+        )
+    # Divided by the largest number first: squares of numbers beyond 1e154 would overflow.
+    largest = np.abs(vectors).max(-1, keepdims=True)
+    if not np.all((largest > 0) & (largest < np.inf)):
+        raise InvalidArgumentError(
+            "Expected a query of finite numbers that are not all zero; its cosine is not defined."
+        )
+    scaled = vectors / largest
+    return np.atleast_2d(scaled / np.linalg.norm(scaled, axis=-1, keepdims=True))
 
 
 def _one_pass(

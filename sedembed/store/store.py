@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import bisect
 import html
-import logging
 import os
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, overload
+from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 from numpy.typing import ArrayLike, NDArray
 
 from sedembed._utils.checks import check_flag, check_path, check_type
@@ -26,80 +24,27 @@ from sedembed.store.layout import (
     check_files,
     frames_schema,
     list_shards,
-    naming_damage,
     read_failures,
     read_frames,
     read_run,
-    read_shard,
     schema_of,
     shard_number,
 )
 from sedembed.store.manifest import Manifest
-from sedembed.store.nearest import Block, nearest, row_norms
-from sedembed.store.search_cache import BusyError, DamagedCopyError, VectorFile
+from sedembed.store.nearest import unit_vectors
+from sedembed.store.reader import StoreReader
+from sedembed.store.rows import Hit, Recording
 
 if TYPE_CHECKING:
     import pandas as pd  # type: ignore[import-untyped]
 
     from sedembed.types import Frames
 
-__all__ = ["EmbeddingStore", "Hit", "Recording", "open_store"]
+__all__ = ["EmbeddingStore", "open_store"]
 
-logger = logging.getLogger(__name__)
-
-# Vectors of smaller stores are searched in memory: 65 536 of 1024 numbers.
-IN_MEMORY = 2**28
-_SEARCH_ROWS = 8192
 _NATIVE = ("duration", "sample_rate", "channels")
 _PLACE = ("start", "end")
 _STATE = ("directory", "run", "_schema", "_manifest", "_shards")
-
-
-class Hit(NamedTuple):
-    """A recording, or a window of one, that a search found.
-
-    Attributes
-    ----------
-    path : str
-        Relative to the embedded folder.
-    score : float
-        Cosine of the angle to the query, from -1 to 1.
-    start, end : float or None
-        Where the window begins and ends, in seconds; None in a store without windows.
-    """
-
-    path: str
-    score: float
-    start: float | None = None
-    end: float | None = None
-
-
-class Recording(NamedTuple):
-    """One row of a store.
-
-    Attributes
-    ----------
-    path : str
-        Relative to the embedded folder.
-    vector : ndarray of float32, shape (D,)
-        Its vector.
-    duration : float
-        Seconds.
-    sample_rate : int
-        Hz, of the file.
-    channels : int
-        Of the file.
-    start, end : float or None
-        Where the window begins and ends, in seconds; None in a store without windows.
-    """
-
-    path: str
-    vector: NDArray[np.float32]
-    duration: float
-    sample_rate: int
-    channels: int
-    start: float | None = None
-    end: float | None = None
 
 
 def open_store(out: str | os.PathLike[str]) -> EmbeddingStore:
@@ -245,31 +190,8 @@ class EmbeddingStore:
         return int(self.run["settings"]["embedding_size"])
 
     @cached_property
-    def _order(self) -> tuple[pa.Table, NDArray[np.int64]]:
-        """The index in sorted order, and for each of its rows its place in stored order."""
-        copied = self._vector_file.read_index(self._shards)
-        if copied is not None:
-            return copied
-        columns = [name for name in self._schema.names if name not in ("embedding", "tags", "last")]
-        empty = self._schema.empty_table().select(columns)
-        shards = (read_shard(file, self._schema, columns, self._manifest) for file in self._shards)
-        table = pa.concat_tables([empty, *(shard.replace_schema_metadata(None) for shard in shards)])
-        keys = ["path", "start"] if self.windows else ["path"]
-        order = pc.sort_indices(table, [(key, "ascending") for key in keys]).to_numpy().astype(np.int64)
-        index = table.take(order)
-        if len(index.group_by(keys).aggregate([])) != len(index):
-            raise StoreError(
-                f"{self.directory} holds more than one vector of one path, so two runs wrote to it at once; "
-                "delete it and run embed_folder again."
-            )
-        return (_with_durations(index) if self.windows else index), order
-
-    @cached_property
-    def _place(self) -> NDArray[np.int64]:
-        """For each vector in stored order its row."""
-        place = np.empty(len(self), np.int64)
-        place[self._order[1]] = np.arange(len(self))
-        return place
+    def _reader(self) -> StoreReader:
+        return StoreReader(self.directory, self._schema, self._shards, self._manifest, self.embedding_size)
 
     @property
     def index(self) -> pa.Table:
@@ -277,7 +199,7 @@ class EmbeddingStore:
 
         With windows, start and end (s) follow the path.
         """
-        return self._order[0]
+        return self._reader.index
 
     @cached_property
     def paths(self) -> list[str]:
@@ -314,32 +236,21 @@ class EmbeddingStore:
         """Probabilities of the events, shape (N, classes), in the order of `paths`; None without ``tags=True``."""
         if "tags" not in self._schema.names:
             return None
-        size = int(self.run["settings"]["tags"])
-        tags, start = np.empty((len(self), size), np.float16), 0
-        for file in self._shards:
-            block = as_matrix(read_shard(file, self._schema, ["tags"], self._manifest)["tags"], size, np.float16)
-            tags[self._place[start : start + len(block)]] = block
-            start += len(block)
-        tags.flags.writeable = False
-        return tags
+        return self._reader.column("tags", int(self.run["settings"]["tags"]), np.float16)
 
     @cached_property
     def failures(self) -> pa.Table:
         """Table of the columns path, error (name of its class) and message: files that gave no vector."""
         return read_failures(self.directory, self._manifest)
 
-    @cached_property
+    @property
     def vectors(self) -> NDArray[np.float32]:
         """All vectors, shape (N, D), in the order of `paths`.
 
         Read on first use, then kept in memory (4 kB a vector of 1024 numbers); `blocks` does without that, and so does
         `search` in a store of more than 256 MiB.
         """
-        vectors = np.empty((len(self), self.embedding_size), np.float32)
-        for rows, block in self.blocks():
-            vectors[rows] = block
-        vectors.flags.writeable = False
-        return vectors
+        return self._reader.vectors
 
     def blocks(self) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float32]]]:
         """Read the vectors shard by shard, in memory bounded by the largest shard.
@@ -351,11 +262,7 @@ class EmbeddingStore:
         vectors : ndarray of float32, shape (n, D)
             Their vectors.
         """
-        start = 0
-        for file in self._shards:
-            block = self._read_vectors(file)
-            yield self._place[start : start + len(block)], block
-            start += len(block)
+        return self._reader.blocks("embedding", self.embedding_size, np.float32)
 
     @overload
     def search(self, query: str | int, k: int = 10) -> list[Hit]: ...
@@ -404,7 +311,7 @@ class EmbeddingStore:
         queries, own, several = self._queries(query)
         count = int(k) + (1 if own is not None else 0)
         found = []
-        for number, (rows, cosines) in enumerate(self._nearest(queries, count)):
+        for number, (rows, cosines) in enumerate(self._reader.nearest(queries, count)):
             hits = zip(rows, cosines, strict=True)
             chosen = [(row, cosine) for row, cosine in hits if own is None or row != own[number]][: int(k)]
             found.append([self._hit(int(row), float(cosine)) for row, cosine in chosen])
@@ -435,7 +342,7 @@ class EmbeddingStore:
         check_type(path, str, "path", "pass one of store.paths")
         if not self.run["settings"]["frames"]:
             raise StoreError(f"{self.directory} holds clip vectors only; make another with embed_folder(frames=True).")
-        shard, _ = self._find(int(self._order[1][self._row(path)]))
+        shard, _ = self._reader.find(self._row(path))
         number = shard_number(shard)
         files = [file for file in list_shards(self.directory, FRAMES) if shard_number(file) == number]
         tables = [read_frames(file, self.embedding_size, path, self._manifest) for file in files]
@@ -498,7 +405,7 @@ class EmbeddingStore:
     def _recording(self, row: int) -> Recording:
         values = self.index.slice(row, 1).to_pylist()[0]
         native = (values[name] for name in _NATIVE)
-        return Recording(values["path"], self._read_row(row), *native, *(values.get(name) for name in _PLACE))
+        return Recording(values["path"], self._reader.vector(row), *native, *(values.get(name) for name in _PLACE))
 
     def _hit(self, row: int, score: float) -> Hit:
         place = [self.index[name][row].as_py() for name in _PLACE if self.windows]
@@ -510,120 +417,15 @@ class EmbeddingStore:
             raise InvalidArgumentError(f"Expected a vector, or the path or number of a row, got {query!r}.")
         if isinstance(query, (str, int, np.integer)):
             row = self._row(query if isinstance(query, str) else int(query))
-            return self._unit(self._read_row(row)), np.array([row]), False
+            return unit_vectors(self._reader.vector(row), self.embedding_size), np.array([row]), False
         if isinstance(query, (list, tuple)) and query and all(isinstance(item, str) for item in query):
             rows = np.array([self._row(str(item)) for item in query])
-            return self._unit(np.stack([self._read_row(int(row)) for row in rows])), rows, True
+            vectors = np.stack([self._reader.vector(int(row)) for row in rows])
+            return unit_vectors(vectors, self.embedding_size), rows, True
         try:
             vectors = np.asarray(query, np.float64)
         except (TypeError, ValueError) as error:
             raise InvalidArgumentError(
                 f"Expected a vector of real numbers, or paths or the number of a row, got {type(query).__name__}."
             ) from error
-        return self._unit(vectors), None, vectors.ndim == 2
-
-    def _unit(self, vectors: NDArray[Any]) -> NDArray[np.float64]:
-        """Check queries, and divide each by its length."""
-        vectors = vectors.astype(np.float64)
-        if vectors.ndim not in (1, 2) or vectors.shape[-1] != self.embedding_size or not len(vectors):
-            size = self.embedding_size
-            raise InvalidArgumentError(
-                f"Expected one vector of shape ({size},) or several of shape (queries, {size}), got shape "
-                f"{vectors.shape}; embed the query with the model of the store."
-            )
-        # Divided by the largest number first: squares of numbers beyond 1e154 would overflow.
-        largest = np.abs(vectors).max(-1, keepdims=True)
-        if not np.all((largest > 0) & (largest < np.inf)):
-            raise InvalidArgumentError(
-                "Expected a query of finite numbers that are not all zero; its cosine is not defined."
-            )
-        scaled = vectors / largest
-        return np.atleast_2d(scaled / np.linalg.norm(scaled, axis=-1, keepdims=True))
-
-    def _read_vectors(self, file: Path) -> NDArray[np.float32]:
-        table = read_shard(file, self._schema, ["embedding"], self._manifest)
-        return as_matrix(table["embedding"], self.embedding_size)
-
-    def _read_row(self, row: int) -> NDArray[np.float32]:
-        """Vector of one row, without reading the others."""
-        vector: NDArray[np.float32]
-        if "vectors" in self.__dict__ or self._is_small:
-            vector = self.vectors[row]
-            return vector
-        position = int(self._order[1][row])
-        if self._vector_file.rows_of(self._shards) is not None:
-            try:
-                return self._vector_file.row(position)
-            except DamagedCopyError:
-                self._drop_copy()
-        file, place = self._find(position)
-        vector = self._read_vectors(file)[place]
-        return vector
-
-    def _find(self, position: int) -> tuple[Path, int]:
-        """Shard of a vector by its place in stored order, and its place there."""
-        for file in self._shards:
-            with naming_damage(file):
-                count = int(pq.read_metadata(file).num_rows)
-            if position < count:
-                return file, position
-            position -= count
-        raise StoreError(f"{self.directory} has changed; open it again.")
-
-    @cached_property
-    def _vector_file(self) -> VectorFile:
-        return VectorFile(self.directory, self.embedding_size)
-
-    @cached_property
-    def _norms(self) -> NDArray[np.float64]:
-        return row_norms(self.vectors)
-
-    @property
-    def _is_small(self) -> bool:
-        """Whether the vectors are kept in memory once read."""
-        return 4 * self.embedding_size * len(self) <= IN_MEMORY
-
-    def _nearest(self, queries: NDArray[np.float64], k: int) -> list[tuple[NDArray[np.int64], NDArray[np.float64]]]:
-        """Search; twice, if the search copy turns out to be damaged."""
-        try:
-            return nearest(self._search_blocks, queries, k)
-        except DamagedCopyError:
-            self._drop_copy()
-            return nearest(self._search_blocks, queries, k)
-
-    def _drop_copy(self) -> None:
-        logger.warning("%s: the search copy is damaged and is made anew", self.directory)
-        self._vector_file.drop()
-
-    def _search_blocks(self) -> Iterator[Block]:
-        """All vectors, from the fastest place that there is."""
-        if "vectors" in self.__dict__ or self._is_small:
-            for start in range(0, len(self), _SEARCH_ROWS):
-                part = slice(start, start + _SEARCH_ROWS)
-                yield Block(np.arange(len(self))[part], self.vectors[part], self._norms[part])
-            return
-        try:
-            rows = self._vector_file.rows_of(self._shards)
-            if rows is None:
-                self._vector_file.update(self._shards, self._read_vectors, self.index, self._order[1])
-                rows = self._vector_file.rows_of(self._shards)
-        except BusyError as error:
-            logger.info("%s; reading the shards", error)
-            rows = None
-        except OSError as error:
-            logger.warning("%s: no search cache could be written, so searching is slower: %s", self.directory, error)
-            rows = None
-        if rows is not None:
-            yield from self._vector_file.blocks(self._place, rows)
-            return
-        for numbers, block in self.blocks():
-            yield Block(numbers, block, row_norms(block))
-
-
-def _with_durations(index: pa.Table) -> pa.Table:
-    """Add the column duration to sorted rows of windows: a recording is as long as its last window says."""
-    codes = index["path"].combine_chunks().dictionary_encode().indices.to_numpy()
-    last = np.append(np.flatnonzero(np.diff(codes)), len(codes) - 1) if len(codes) else np.empty(0, np.int64)
-    lengths = np.diff(last, prepend=-1)
-    durations = np.repeat(index["end"].to_numpy()[last], lengths)
-    return index.add_column(index.column_names.index("end") + 1, "duration", pa.array(durations, pa.float64()))
+        return unit_vectors(vectors, self.embedding_size), None, vectors.ndim == 2

@@ -10,15 +10,12 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
-import math
-import os
 import shutil
 import time
-import uuid
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import IO, TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -26,8 +23,6 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from sedembed._utils.files import (
-    Lock,
-    LockedError,
     atomic_file,
     cannot_write,
     make_folder,
@@ -36,15 +31,17 @@ from sedembed._utils.files import (
     write_atomic,
 )
 from sedembed.errors import StoreError
+from sedembed.store.frame_rows import FrameRows
 from sedembed.store.layout import (
     FAILURES_FILE,
     FAILURES_SCHEMA,
     FRAMES,
+    PARQUET_OPTIONS,
     RECORDINGS_KEY,
     RUN_FILE,
     SHARDS,
+    as_lists,
     damaged,
-    frames_schema,
     list_shards,
     name_of,
     naming_damage,
@@ -55,11 +52,13 @@ from sedembed.store.layout import (
     shard_number,
 )
 from sedembed.store.manifest import MANIFEST_FILE, Content, Manifest, content_of
+from sedembed.store.refusals import refuse_foreign, refuse_other_shard, refuse_others, refuse_read_only, take_lock
+from sedembed.store.window_counts import WindowCounts
 
 if TYPE_CHECKING:
     from types import TracebackType
 
-__all__ = ["SHARD_ROWS", "FrameRows", "StoreWriter", "refuse_others"]
+__all__ = ["SHARD_ROWS", "StoreWriter"]
 
 logger = logging.getLogger(__name__)
 
@@ -67,9 +66,6 @@ SHARD_ROWS = 500
 SHARD_SECONDS = 10.0
 # A killed run loses at most a hundredth of its work; a fixed interval would leave a long run in thousands of shards.
 SHARD_SHARE = 0.01
-_FRAME_ROWS = 2048
-_LOCK_FILE = ".lock"
-_OPTIONS: dict[str, Any] = {"compression": "zstd", "use_dictionary": ["path"], "write_page_checksum": True}
 
 
 class _Row(NamedTuple):
@@ -81,77 +77,6 @@ class _Row(NamedTuple):
     @property
     def path(self) -> str:
         return str(self.values[0])
-
-
-class FrameRows:
-    """Frame vectors on their way to disk: few stay in memory, many go to a file of their own.
-
-    Parameters
-    ----------
-    directory : Path
-        Where the file goes, under a temporary name.
-    embedding_size : int
-        Length of a vector.
-    """
-
-    def __init__(self, directory: Path, embedding_size: int) -> None:
-        self.partial = directory / f".{uuid.uuid4().hex}.partial"
-        self.held: list[tuple[str, NDArray[np.float64], NDArray[np.float32]]] = []
-        self.count = 0  # rows taken so far
-        self._schema = frames_schema(embedding_size)
-        self._file: IO[bytes] | None = None
-        self._writer: Any = None
-
-    @property
-    def on_disk(self) -> bool:
-        """Whether there were too many rows to hold."""
-        return self._file is not None
-
-    def add(self, path: str, times: NDArray[np.float64], embeddings: NDArray[np.float32]) -> None:
-        """Take the frames of one window."""
-        self.held.append((path, times, embeddings))
-        self.count += len(times)
-        if sum(len(times) for _, times, _ in self.held) >= _FRAME_ROWS:
-            self._write()
-
-    def finish(self) -> None:
-        """Write what is held and close the file."""
-        self._write()
-        assert self._file is not None  # after a write
-        try:
-            self._writer.close()
-            self._file.flush()
-            os.fsync(self._file.fileno())
-            self._file.close()
-        except OSError as error:
-            raise cannot_write(self.partial, error) from error
-
-    def discard(self) -> None:
-        """Close and remove the file."""
-        self.held.clear()
-        if self._writer is not None:
-            with contextlib.suppress(pa.ArrowException, OSError, ValueError):
-                self._writer.close()
-            self._writer.is_open = False  # else a close that failed is tried again when it is collected
-        if self._file is not None:
-            with contextlib.suppress(OSError):
-                self._file.close()
-        with contextlib.suppress(OSError):
-            self.partial.unlink(missing_ok=True)
-
-    def _write(self) -> None:
-        try:
-            if self._file is None:
-                self._file = self.partial.open("wb")
-                self._writer = pq.ParquetWriter(self._file, self._schema, **_OPTIONS)
-            if self.held:
-                paths = [path for path, times, _ in self.held for _ in times]
-                times = np.concatenate([times for _, times, _ in self.held])
-                columns = [pa.array(paths, pa.string()), times, _lists([rows for _, _, rows in self.held])]
-                self._writer.write_table(pa.table(columns, schema=self._schema))
-                self.held.clear()
-        except OSError as error:
-            raise cannot_write(self.partial, error) from error
 
 
 class StoreWriter:
@@ -194,11 +119,11 @@ class StoreWriter:
         self.done: set[str] = set()
         self.started: dict[str, int] = {}
         self.failures: dict[str, tuple[str, str]] = {}
-        _refuse_foreign(directory)
+        refuse_foreign(directory)
         try:
             make_folder(directory)
-            _refuse_read_only(directory)
-            self._lock = _take_lock(directory)
+            refuse_read_only(directory)
+            self._lock = take_lock(directory)
         except OSError as error:
             raise cannot_write(directory, error) from error
         try:
@@ -400,9 +325,9 @@ class StoreWriter:
         if self._rows:
             columns = list(zip(*(row.values for row in self._rows), strict=True))
             arrays = [pa.array(column, field.type) for column, field in zip(columns, self._schema, strict=False)]
-            arrays.append(_lists([row.embedding[None] for row in self._rows]))
+            arrays.append(as_lists([row.embedding[None] for row in self._rows]))
             if "tags" in self._schema.names:
-                arrays.append(_lists([row.tags[None] for row in self._rows if row.tags is not None], np.float16))
+                arrays.append(as_lists([row.tags[None] for row in self._rows if row.tags is not None], np.float16))
             table = pa.table(arrays, schema=self._schema)
             recordings = [row.recording for row in self._rows if row.recording is not None]
             known = recordings if len(recordings) == len(self._rows) else None
@@ -479,7 +404,7 @@ class StoreWriter:
         data = {}
         for name, table in tables.items():
             sink = pa.BufferOutputStream()
-            pq.write_table(table, sink, **_OPTIONS)
+            pq.write_table(table, sink, **PARQUET_OPTIONS)
             data[name] = sink.getvalue().to_pybytes()
         new = {name: (content_of(data[name], len(table)),) for name, table in tables.items()}
         files = self._manifest.files
@@ -495,7 +420,7 @@ class StoreWriter:
         if (self.directory / RUN_FILE).exists():
             known = read_run(self.directory)
             refuse_others(self.directory, known, run)
-            _refuse_other_shard(self.directory, known, run)
+            refuse_other_shard(self.directory, known, run)
             manifest = Manifest.read(self.directory)
             self._run = known
             self._set_complete(False)
@@ -511,7 +436,7 @@ class StoreWriter:
             if self._with_frames:
                 (self.directory / FRAMES).mkdir(exist_ok=True)
             for directory in (SHARDS, FRAMES):
-                _refuse_read_only(self.directory / directory)
+                refuse_read_only(self.directory / directory)
             self._sweep()
         except OSError as error:
             raise cannot_write(self.directory, error) from error
@@ -522,7 +447,7 @@ class StoreWriter:
     def _read_files(self, manifest: Manifest) -> None:
         """Check all files, and learn from them what is done; what is missing and can be made anew is left out."""
         files: dict[str, tuple[Content, ...]] = {}
-        windows = _Windows()
+        windows = WindowCounts()
         shards = list_shards(self.directory)
         for file in shards:
             names = ["path"] if self._hop is None else ["path", "start", "last"]
@@ -577,107 +502,3 @@ class StoreWriter:
         for file in list_shards(self.directory, FRAMES):
             if shard_number(file) not in committed:
                 file.unlink(missing_ok=True)
-
-
-class _Windows:
-    """What is known of the windows on disk: how many of each recording, the start of the latest, and the last one."""
-
-    def __init__(self) -> None:
-        self._seen: dict[str, tuple[int, float, bool]] = {}
-
-    def add(self, table: pa.Table) -> None:
-        for path, start, last in zip(*(table[name].to_pylist() for name in ("path", "start", "last")), strict=True):
-            count, latest, ended = self._seen.get(path, (0, 0.0, False))
-            self._seen[path] = (count + 1, max(latest, start), ended or last)
-
-    def summarise(self, hop: float) -> tuple[set[str], dict[str, int], list[str]]:
-        """Paths that are done, those that have begun with their number of windows, and those with a gap."""
-        done, started, broken = set[str](), dict[str, int](), list[str]()
-        for path, (count, latest, ended) in self._seen.items():
-            # The last window ends with the sound, so it may begin between two multiples of the hop.
-            if count != 1 + (math.ceil(latest / hop - 1e-3) if ended else round(latest / hop)):
-                broken.append(path)
-            elif ended:
-                done.add(path)
-            else:
-                started[path] = count
-        return done, started, broken
-
-
-def _lists(blocks: list[NDArray[np.float32]], dtype: type[np.floating] = np.float32) -> pa.FixedSizeListArray:
-    matrix = np.concatenate(blocks).astype(dtype, copy=False)
-    return pa.FixedSizeListArray.from_arrays(pa.array(matrix.reshape(-1)), matrix.shape[1])
-
-
-def _refuse_foreign(directory: Path) -> None:
-    """Refuse a directory that holds something else than a store."""
-    try:
-        names = {entry.name for entry in directory.iterdir()}
-    except FileNotFoundError:
-        return
-    except OSError as error:
-        raise cannot_write(directory, error) from error
-    # A run killed before its run.json leaves a lock, an empty manifest and a temporary file.
-    others = sorted(name for name in names if name not in (_LOCK_FILE, MANIFEST_FILE) and not name.endswith(".partial"))
-    if others and RUN_FILE not in names:
-        raise StoreError(
-            f"Expected an empty directory or a store at {directory}, found {others[0]!r} and no {RUN_FILE}; "
-            "choose another directory."
-        )
-
-
-def refuse_others(directory: Path, old: dict[str, Any], new: dict[str, Any], other: Path | None = None) -> None:
-    """Refuse to mix vectors of different settings, or of two folders.
-
-    Parameters
-    ----------
-    directory : Path
-        A store.
-    old : dict
-        Its `run.json`.
-    new : dict
-        That of this run, or of a store that is merged with it.
-    other : Path, optional
-        Where that store is.
-    """
-    now = "now" if other is None else f"in {other}"
-    if old["fingerprint"] != new["fingerprint"]:
-        before, after = old["settings"], new["settings"]
-        differing = [key for key in sorted({*before, *after}) if before.get(key) != after.get(key)] or ["fingerprint"]
-        what = "; ".join(f"{key} is {before.get(key)!r} there and {after.get(key)!r} {now}" for key in differing)
-        cure = "use the same ones, or another output directory." if other is None else "merge stores of the same ones."
-        raise StoreError(f"{directory} was made with other settings ({what}); {cure}")
-    if old["folder"] != new["folder"]:
-        about = "this run" if other is None else str(other)
-        cure = "use another output directory or" if other is None else "merge stores of one folder or"
-        raise StoreError(
-            f"{directory} holds the vectors of {old['folder']!r}, {about} is about {new['folder']!r}; {cure}, if the "
-            f'folder has only moved, correct "folder" in {directory / RUN_FILE}'
-        )
-
-
-def _refuse_other_shard(directory: Path, old: dict[str, Any], new: dict[str, Any]) -> None:
-    """Refuse to continue one shard of a job with another."""
-    before, now = (
-        "the whole folder" if shard is None else f"the shard {shard['index']}/{shard['count']}"
-        for shard in (old.get("shard"), new.get("shard"))
-    )
-    if before != now:
-        raise StoreError(
-            f"{directory} holds {before}, this run is about {now}; give each shard an output directory of its own."
-        )
-
-
-def _refuse_read_only(directory: Path) -> None:
-    if directory.exists() and not os.access(directory, os.W_OK | os.X_OK):
-        raise StoreError(f"No files can be made in {directory}; change its permissions or choose another directory.")
-
-
-def _take_lock(directory: Path) -> Lock:
-    """Lock the store until this is closed or the process ends, however it ends."""
-    try:
-        return Lock(directory / _LOCK_FILE)
-    except LockedError:
-        raise StoreError(
-            f"Another run is writing to {directory}; wait until it ends, or choose another output directory."
-        ) from None

@@ -133,7 +133,7 @@ def copied(plain: Path, tmp_path: Path) -> Path:
 def run(tmp_path: Path, untrained_embedder: Embedder, monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
     """``sedembed evaluate`` with the untrained network and few C to choose from, results in tmp_path/results."""
     monkeypatch.setattr(probe_module, "DEFAULT_CS", (1.0, 100.0))
-    monkeypatch.setattr("sedembed.embedder.load_model", lambda *args, **options: untrained_embedder)
+    monkeypatch.setattr("sedembed.loading.load_model", lambda *args, **options: untrained_embedder)
     return lambda *arguments: main(["evaluate", *map(str, arguments), "-o", str(tmp_path / "results")])
 
 

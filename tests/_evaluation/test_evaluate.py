@@ -25,8 +25,9 @@ from sedembed._evaluation import evaluate as engine
 from sedembed._evaluation.evaluate import find_task
 from sedembed._evaluation.tasks.base import Clip, Round, Task
 from sedembed.cli.main import main
-from sedembed.embedder import Embedder, load_model
+from sedembed.embedder import Embedder
 from sedembed.errors import StoreError
+from sedembed.loading import load_model
 from sedembed.models.labels import load_labels
 from sedembed.store.store import open_store
 from tests._evaluation.evaluate_helpers import (  # noqa: F401

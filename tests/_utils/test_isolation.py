@@ -15,7 +15,8 @@ import pytest
 import torch
 
 from sedembed._utils.isolation import isolated
-from sedembed.embedder import Embedder, load_model
+from sedembed.embedder import Embedder
+from sedembed.loading import load_model
 from sedembed.models.weights import load_network
 
 

@@ -17,8 +17,9 @@ from sedembed.audio import reader as audio
 from sedembed.audio.reader import AudioReader
 from sedembed.batch import embed_folder as folder
 from sedembed.batch.embed_folder import embed_folder
-from sedembed.embedder import Embedder, load_model
+from sedembed.embedder import Embedder
 from sedembed.errors import ModelNotFoundError, StoreError
+from sedembed.loading import load_model
 from sedembed.store.store import EmbeddingStore, open_store
 
 Write = Callable[..., Path]

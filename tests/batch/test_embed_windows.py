@@ -16,11 +16,13 @@ import soundfile
 
 from sedembed.batch.embed_folder import embed_folder
 from sedembed.batch.vector_job import WindowJob
-from sedembed.embedder import Embedder, load_model
+from sedembed.embedder import Embedder
 from sedembed.errors import InvalidArgumentError, StoreError
+from sedembed.loading import load_model
 from sedembed.store import writer as shards
 from sedembed.store.merge import merge_stores
-from sedembed.store.store import EmbeddingStore, Hit, open_store
+from sedembed.store.rows import Hit
+from sedembed.store.store import EmbeddingStore, open_store
 from tests.batch.embed_folder_faults_helpers import break_reading, failures, needs_signals
 
 Write = Callable[..., Path]
@@ -154,7 +156,7 @@ def test_goes_on_within_a_recording(
 
 
 PROGRAM = """
-from sedembed.embedder import load_model
+from sedembed.loading import load_model
 from sedembed.batch.embed_folder import embed_folder
 from sedembed.store import writer
 writer.SHARD_ROWS = 4

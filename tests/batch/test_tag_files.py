@@ -17,10 +17,11 @@ from sedembed._evaluation.tasks.audioset import AudioSet
 from sedembed.audio.reader import AudioReader
 from sedembed.batch.embed_folder import embed_folder
 from sedembed.batch.tag_files import tag_files
-from sedembed.embedder import Embedder, load_model
+from sedembed.embedder import Embedder
 from sedembed.engine.runner import Runner
 from sedembed.engine.workers import WorkerPool
 from sedembed.errors import StoreError
+from sedembed.loading import load_model
 from sedembed.models.talnet import TALNet, TALNetConfig
 from sedembed.models.weights import save_pretrained
 from sedembed.store import writer as shards

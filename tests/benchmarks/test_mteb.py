@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from sedembed.embedder import load_model
 from sedembed.errors import InvalidArgumentError, MissingPackageError
+from sedembed.loading import load_model
 
 
 def test_without_the_benchmark(monkeypatch: pytest.MonkeyPatch):

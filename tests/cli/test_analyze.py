@@ -124,7 +124,7 @@ def test_the_probe_knows_its_model(tmp_path, monkeypatch, capsys):
         asked.append(name)
         raise ProbeError("enough")
 
-    monkeypatch.setattr("sedembed.embedder.load_model", load)
+    monkeypatch.setattr("sedembed.loading.load_model", load)
     fitted = LinearProbe(1.0, progress=False).fit(rng.standard_normal((40, 1024)), np.arange(40) % 4)
     known = {"name": "weanet", "version": "4", "sha256": "", "front_end_version": 1, "precision": "float32"}
     for version in ("4", "hub-1", "local-1"):

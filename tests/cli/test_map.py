@@ -13,7 +13,8 @@ import pytest
 from sedembed._analysis.map_points import by_tag
 from sedembed._analysis.projection import choose_rows, project
 from sedembed.cli.main import main
-from sedembed.embedder import Embedder, load_model
+from sedembed.embedder import Embedder
+from sedembed.loading import load_model
 from sedembed.store.store import EmbeddingStore, open_store
 from tests._analysis.map_helpers import make_store, parse, store  # noqa: F401
 

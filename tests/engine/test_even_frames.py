@@ -7,9 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sedembed.embedder import Embedder, load_model
+from sedembed.embedder import Embedder
 from sedembed.engine.even_frames import even_frames
 from sedembed.errors import InvalidArgumentError
+from sedembed.loading import load_model
 
 
 @pytest.fixture(params=["talnet", "weanet"])

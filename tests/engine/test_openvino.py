@@ -20,9 +20,10 @@ import torch
 from sedembed.batch.embed_folder import embed_folder
 from sedembed.batch.store_model import load_store_model
 from sedembed.cli.main import main
-from sedembed.embedder import Embedder, load_model
+from sedembed.embedder import Embedder
 from sedembed.engine import openvino as engine
 from sedembed.errors import InvalidArgumentError, MissingPackageError, StoreError
+from sedembed.loading import load_model
 from sedembed.models.base import Backbone, NetworkOutput
 from sedembed.models.talnet import TALNet
 from sedembed.models.weanet import WEANet

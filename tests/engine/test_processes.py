@@ -17,7 +17,8 @@ import pytest
 import torch
 from sklearn.base import BaseEstimator, TransformerMixin, clone
 
-from sedembed.embedder import Embedder, load_model
+from sedembed.embedder import Embedder
+from sedembed.loading import load_model
 from sedembed.models.registry import describe_model
 
 CLIP = np.random.default_rng(0).normal(0, 0.1, 16_000).astype(np.float32)

@@ -34,7 +34,7 @@ QUERIES = np.random.default_rng(1).standard_normal((3, SIZE))
 
 @pytest.fixture(autouse=True)
 def _large(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sedembed.store.store.IN_MEMORY", 0)
+    monkeypatch.setattr("sedembed.store.reader.IN_MEMORY", 0)
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +53,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
         writer.fail("bad.mp3", "AudioDecodeError", "holds no sound")
         writer.commit()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("sedembed.store.store.IN_MEMORY", 0)
+        patch.setattr("sedembed.store.reader.IN_MEMORY", 0)
         open_store(out).search(QUERIES, 4)
     assert (out / "search" / "state.json").exists()
     return out

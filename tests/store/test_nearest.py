@@ -17,9 +17,9 @@ WAYS = ["memory", "file", "shards"]
 def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """Where vectors are searched: in memory, in the plain file, or in the shards because that cannot be written."""
     if request.param != "memory":
-        monkeypatch.setattr("sedembed.store.store.IN_MEMORY", 0)
+        monkeypatch.setattr("sedembed.store.reader.IN_MEMORY", 0)
         monkeypatch.setattr("sedembed.store.search_cache._BLOCK_BYTES", 2**14)
-    monkeypatch.setattr("sedembed.store.store._SEARCH_ROWS", 30)
+    monkeypatch.setattr("sedembed.store.reader._SEARCH_ROWS", 30)
     return str(request.param)
 
 
@@ -45,7 +45,7 @@ class TestSearchEverywhere:
             path for path, _ in reference(expected, queries[0], 1000)
         ]
         assert "search" in {entry.name for entry in store.directory.iterdir()} or way == "memory"
-        assert ("vectors" in store.__dict__) == (way == "memory")
+        assert ("vectors" in store._reader.__dict__) == (way == "memory")
 
     def test_differences_that_float32_does_not_see(self, tmp_path: Path, way: str):
         rng = np.random.default_rng(0)

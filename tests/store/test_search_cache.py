@@ -10,6 +10,7 @@ import pyarrow.dataset as ds
 import pytest
 
 from sedembed.errors import StoreError
+from sedembed.store.reader import StoreReader
 from sedembed.store.store import EmbeddingStore, open_store
 from sedembed.store.writer import StoreWriter
 from tests.store.store_helpers import assert_same, describe, fill_rows, reference
@@ -18,7 +19,7 @@ from tests.store.store_helpers import assert_same, describe, fill_rows, referenc
 class TestVectorFile:
     @pytest.fixture(autouse=True)
     def _large(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("sedembed.store.store.IN_MEMORY", 0)
+        monkeypatch.setattr("sedembed.store.reader.IN_MEMORY", 0)
 
     @pytest.fixture
     def rows(self) -> np.ndarray:
@@ -53,7 +54,7 @@ class TestVectorFile:
         first = fill_rows(tmp_path, rows)
         first.search(rows[0])
         with monkeypatch.context() as patch:
-            patch.setattr("sedembed.store.store.read_shard", lambda *_: pytest.fail("a shard was read"))
+            patch.setattr("sedembed.store.reader.read_shard", lambda *_: pytest.fail("a shard was read"))
             store = open_store(tmp_path)
             assert store.index.equals(first.index)
             assert store.search(rows[3], 4) == first.search(rows[3], 4)
@@ -86,7 +87,7 @@ class TestVectorFile:
             fill_rows(tmp_path, rows[:known]).search(rows[0])
         fill_rows(tmp_path, rows[known:], start=known, per_shard=20)
         with monkeypatch.context() as patch:
-            read, calls = EmbeddingStore._read_vectors, []
+            read, calls = StoreReader._read_vectors, []
 
             def stop(store: EmbeddingStore, file: Path) -> np.ndarray:
                 calls.append(file)
@@ -94,7 +95,7 @@ class TestVectorFile:
                     raise KeyboardInterrupt
                 return read(store, file)
 
-            patch.setattr(EmbeddingStore, "_read_vectors", stop)
+            patch.setattr(StoreReader, "_read_vectors", stop)
             with pytest.raises(KeyboardInterrupt):
                 open_store(tmp_path).search(rows[0])
         self.check(tmp_path, rows)

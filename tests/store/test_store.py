@@ -12,7 +12,8 @@ import pyarrow.dataset as ds
 import pytest
 
 from sedembed.errors import StoreError
-from sedembed.store.store import EmbeddingStore, Hit, open_store
+from sedembed.store.rows import Hit
+from sedembed.store.store import EmbeddingStore, open_store
 from sedembed.store.writer import StoreWriter
 from tests.store.store_helpers import SIZE, describe, fill, vector
 

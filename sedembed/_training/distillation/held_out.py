@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from sedembed import metrics
 from sedembed._training.distillation.collection import SAMPLE_RATE, open_collection
 from sedembed._training.distillation.teacher import load_teacher, to_teacher_rate
-from sedembed.embedder import load_model
+from sedembed.loading import load_model
 
 __all__ = ["compare", "main"]
 
