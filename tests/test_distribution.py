@@ -13,6 +13,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
 
 ROOT = Path(__file__).parents[1]
 
@@ -75,3 +76,20 @@ def test_sdist(sdist: tarfile.TarFile):
     assert needed <= names
     foreign = [name for name in names if re.search(r"__pycache__|\.pyc$|\.egg-info|/\.git/|\.venv|_cache/", name)]
     assert foreign == []
+
+
+@pytest.mark.parametrize("version", ["3.10", "3.11", "3.12", "3.13", "3.14"])
+def test_constraints_name_one_version_for_each_python(version: str):
+    """README's commands install with them; NumPy, SciPy and others have given Python 3.10 up."""
+    lines = (ROOT / ".ci" / "constraints.txt").read_text(encoding="utf-8").splitlines()
+    pins = [Requirement(line) for line in lines if not line.startswith("#")]
+    environment = {"python_version": version, "python_full_version": f"{version}.0"}
+    chosen = [pin for pin in pins if pin.marker is None or pin.marker.evaluate(environment)]
+    assert sorted(pin.name for pin in chosen) == sorted({pin.name for pin in pins})
+    assert all(str(pin.specifier).startswith("==") for pin in pins)
+    metadata = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    listed = re.search(r"^dependencies = \[(.*?)^\]", metadata, re.S | re.M)
+    assert listed is not None
+    for floor in map(Requirement, re.findall(r'"(.+?)"', listed[1])):
+        (pin,) = [pin for pin in chosen if pin.name == floor.name]
+        assert floor.specifier.contains(str(pin.specifier).removeprefix("=="))
