@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import csv
 import importlib.util
 import json
+import queue
 import re
 import subprocess
 import sys
+import threading
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 
 import numpy as np
 import pytest
 import soundfile
 
 import sedembed
+from sedembed.audio.reader import load_audio
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 
@@ -161,19 +165,122 @@ def test_field_recording(tmp_path):
     file.write_bytes((EXAMPLES / "sounds" / "police_siren.ogg").read_bytes())
     assert "sounds in" in run("field_recording.py", file, "SIREN")
     rows = (tmp_path / "SITE_20260501_043000.events.csv").read_text().splitlines()
-    assert any(",2026-05-01T04:30:00,Siren," in row for row in rows)
+    assert any(",Siren," in row and ",2026-05-01T04:30:00." in row for row in rows)
     assert len(list((tmp_path / "SITE_20260501_043000").iterdir())) == len(rows) - 1
+    tracks = (tmp_path / "SITE_20260501_043000.labels.txt").read_text().splitlines()
+    assert [line.split("\t")[:2] for line in tracks] == [row.split(",")[1:3] for row in rows[1:]]
     assert len((EXAMPLES / "field_recording.py").read_text().splitlines()) <= 25
 
 
-def test_microphone_from_a_file(monkeypatch, capsys):
-    module = load("microphone", monkeypatch)
-    monkeypatch.setattr("time.sleep", lambda seconds: None)
-    monkeypatch.setattr("sys.argv", ["microphone.py", "--file", str(EXAMPLES / "sounds" / "police_siren.ogg")])
-    module.main()
-    printed = capsys.readouterr().out
-    assert "Siren" in printed
-    assert "at most" in printed.splitlines()[-1]
+class TestMicrophone:
+    @pytest.fixture
+    def module(self, monkeypatch) -> ModuleType:
+        return load("microphone", monkeypatch)
+
+    def test_a_file(self, module, monkeypatch, capsys):
+        monkeypatch.setattr("time.sleep", lambda seconds: None)
+        module.main(["--file", str(EXAMPLES / "sounds" / "police_siren.ogg")])
+        printed = capsys.readouterr().out
+        assert "Siren" in printed
+        last = printed.splitlines()[-1]
+        assert " 0 of them twice" in last
+        # 0.35 s until an event is over, at most a hop until the next look, and the block that is under way.
+        assert float(last.split(" ")[-2]) <= 1.0 + 0.35 + module.BLOCK + 1e-6
+
+    def test_a_microphone(self, module, monkeypatch, capsys):
+        """A stand-in for the sound card: it calls back from a thread of its own, then comes Ctrl-C."""
+        waveform, _ = load_audio(EXAMPLES / "sounds" / "police_siren.ogg", 16_000)
+        opened = []
+
+        class InputStream:
+            def __init__(self, samplerate, blocksize, channels, dtype, callback):
+                opened.append((samplerate, blocksize, channels, dtype))
+                self.call, self.size = callback, blocksize
+
+            def __enter__(self):
+                self.thread = threading.Thread(target=self.run)
+                self.thread.start()
+
+            def run(self):
+                block = np.zeros((self.size, 1), np.float32)  # one buffer for all, as the real one has
+                for first in range(0, len(waveform) - self.size, self.size):
+                    block[:, 0] = waveform[first : first + self.size]
+                    self.call(block, self.size, None, "input overflow" if first == 0 else "")
+
+            def __exit__(self, *problem):
+                self.thread.join()
+
+        class Queue(queue.Queue):
+            def get(self):
+                try:
+                    return super().get(timeout=1.0)
+                except queue.Empty:
+                    raise KeyboardInterrupt from None
+
+        monkeypatch.setitem(sys.modules, "sounddevice", SimpleNamespace(InputStream=InputStream))
+        monkeypatch.setattr("queue.Queue", Queue)
+        module.main(["--labels", "siren", "--hop", "0.5"])
+        lines = capsys.readouterr().out.splitlines()
+        assert opened == [(16_000, 1_600, 1, "float32")]
+        assert lines[0] == "the sound card says: input overflow"
+        assert lines[-1].startswith(f"{len(lines) - 2} events, 0 of them twice")
+        assert all("Siren (" in line for line in lines[1:-1])
+
+    def test_events_that_come_twice_are_counted(self, module):
+        events = [("Dog", 0, 2), ("Dog", 2, 3), ("Cat", 0, 1), ("Dog", 2.5, 4), ("Dog", 3, 4)]
+        assert module.count_repeated(sedembed.Event(*event, 0.9) for event in events) == 2
+
+
+class TestFieldRecording:
+    @pytest.fixture
+    def module(self, monkeypatch) -> ModuleType:
+        return load("make_field_recording", monkeypatch)
+
+    def test_what_is_planted_is_there(self, module, tmp_path, monkeypatch, capsys):
+        rng = np.random.default_rng(0)
+        for folder in ("background", "data/audio", "data/meta"):
+            (tmp_path / folder).mkdir(parents=True)
+        for name in ("rain", "wind", "dogs"):
+            soundfile.write(tmp_path / "background" / f"{name}.wav", rng.normal(0, 0.1, 160_000), 16_000)
+        for name in ("1-1-A-0", "1-2-A-42"):
+            soundfile.write(tmp_path / "data" / "audio" / f"{name}.wav", rng.normal(0, 0.1, 32_000), 16_000)
+        rows = ["filename,category", "1-1-A-0.wav,dog", "1-2-A-42.wav,siren"]
+        (tmp_path / "data" / "meta" / "esc50.csv").write_text("\n".join(rows) + "\n")
+        (tmp_path / "skip.txt").write_text("dogs.wav\n")
+        out = tmp_path / "SITE.wav"
+        options = [
+            "--background",
+            tmp_path / "background",
+            "--skip",
+            tmp_path / "skip.txt",
+            "--data",
+            tmp_path / "data",
+        ]
+        module.main([*map(str, [out, *options, "--hours", 0.1])])
+        assert "0.1 h of 2 recordings, 6 planted sounds" in capsys.readouterr().out
+        sound, rate = soundfile.read(out)
+        assert len(sound) == 360 * rate
+        with (tmp_path / "SITE.planted.csv").open() as stream:
+            planted = list(csv.DictReader(stream))
+        assert [row["class"] for row in planted].count("dog") == 3
+        for row in planted:
+            begin, end = (round(float(row[name]) * rate) for name in ("onset", "offset"))
+            assert end - begin == 32_000
+            assert np.std(sound[begin:end]) > 1.5 * np.std(sound[max(0, begin - 32_000) : begin])
+
+        # Two events on one dog are one; a siren where a dog is counts as false.
+        first, second, _ = (row for row in planted if row["class"] == "dog")
+        found = [("Bark", first, 0.5), ("Dog", first, 0.25), ("Siren", second, 0.0)]
+        with (tmp_path / "events.csv").open("w", newline="") as stream:
+            writer = csv.writer(stream)
+            writer.writerow(["path", "onset", "offset", "label", "probability"])
+            writer.writerows(
+                ["SITE.wav", float(row["onset"]) + late, float(row["onset"]) + late + 1, label, 0.9]
+                for label, row, late in found
+            )
+        module.main([str(out), "--score", str(tmp_path / "events.csv")])
+        rows = capsys.readouterr().out.splitlines()[2:]
+        assert rows == ["| dog | 1 of 3 | 0 | 0.25 s, 0.25 s |", "| siren | 0 of 3 | 1 | none |"]
 
 
 def test_measure_robustness(esc50):

@@ -11,21 +11,37 @@ PAGE = """<!DOCTYPE html>
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <title>$title</title>
 <style>
-body { font: 16px/1.5 system-ui, sans-serif; color: #222; background: #fff; margin: 2em auto; max-width: 76em;
-  padding: 0 1em; }
-h1 { font-size: 1.7em; margin-bottom: 0; }
-h2 { font-size: 1.25em; margin-top: 2.2em; border-bottom: 1px solid #ccc; }
+:root { color-scheme: light; --ground: #fff; --ink: #222; --faint: #4c5058; --line: #ccc; --thin: #e4e4e4;
+  --link: #1f5fbf; }
+@media screen and (prefers-color-scheme: dark) {
+  :root { color-scheme: dark; --ground: #15171a; --ink: #eceef1; --faint: #a9aeb6; --line: #4a5059; --thin: #363b42;
+    --link: #7db0ff; }
+}
+body { font: 16px/1.5 system-ui, sans-serif; color: var(--ink); background: var(--ground); margin: 2em auto;
+  max-width: 76em; padding: 0 1em; }
+h1 { font-size: 1.7em; margin-bottom: 0; overflow-wrap: anywhere; }
+h2 { font-size: 1.25em; margin-top: 2.2em; border-bottom: 1px solid var(--line); }
+a { color: var(--link); }
 figure { margin: 1em 0; }
-figcaption { color: #444; font-size: .9em; max-width: 48em; }
-figure img { max-width: 100%; height: auto; }
-.wide { overflow: auto; max-height: 90vh; border: 1px solid #ccc; }
-.wide img { max-width: none; }
+figcaption { color: var(--faint); font-size: .9em; max-width: 48em; }
+.fit, .wide { overflow: auto; }
+.wide { max-height: 90vh; border: 1px solid var(--line); }
+/* The pictures are drawn on white, whose colours another ground would change. */
+img { display: block; background: #fff; }
+.fit img { max-width: 100%; height: auto; border-radius: 4px; }
 .scroll { overflow: auto; max-height: 90vh; }
 table { border-collapse: collapse; font-size: .9em; }
-th, td { text-align: left; vertical-align: top; padding: .2em .8em .2em 0; border-bottom: 1px solid #e4e4e4; }
-th { position: sticky; top: 0; background: #fff; }
+th, td { text-align: left; vertical-align: top; padding: .2em .8em .2em 0; border-bottom: 1px solid var(--thin); }
+td { overflow-wrap: anywhere; min-width: 6em; }
+th { position: sticky; top: 0; background: var(--ground); }
 .large { font-weight: 600; }
-@media print { .wide, .scroll { overflow: visible; max-height: none; } .wide img { max-width: 100%; } }
+@media screen and (max-width: 700px) {
+  body { margin: 1em auto; }
+  ul { padding-left: 1.2em; }
+  /* Scrolled to the side rather than too small to read. */
+  .fit img { max-width: none; width: 640px; }
+}
+@media print { .fit, .wide, .scroll { overflow: visible; max-height: none; } .wide img { max-width: 100%; } }
 </style>
 </head>
 <body>
@@ -39,12 +55,12 @@ $notes
 
 <h2>Which classes are alike to the probe</h2>
 <figure>
-<img alt="Dendrogram of the classes" src="data:image/svg+xml;base64,$dendrogram">
+<div class="fit"><img alt="Dendrogram of the classes" src="data:image/svg+xml;base64,$dendrogram"></div>
 <figcaption>Classes that join further to the right have rows of more similar direction. Numbers and colours are the
 clusters that one cut through the tree gives; the same in all pictures.</figcaption>
 </figure>
 <figure>
-<img alt="The classes as points of a plane" src="data:image/svg+xml;base64,$tsne">
+<div class="fit"><img alt="The classes as points of a plane" src="data:image/svg+xml;base64,$tsne"></div>
 </figure>
 
 <h2>Which sound events explain the classes</h2>

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ import pytest
 
 from sedembed._analysis.map_page import map_page
 from sedembed._analysis.map_points import COLOURS, GREY, MapPoints
-from tests._analysis.browser_helpers import run_in_browser
+from tests._analysis.browser_helpers import check_look, run_in_browser
 from tests._analysis.map_helpers import HOSTILE, hostile_map, map_of, parse, shown  # noqa: F401
 
 
@@ -208,3 +209,8 @@ class TestBrowser:
         levels = [sum(map(int, re.findall(r"\d+", ground)[:3])) for ground in seen["grounds"]]
         assert max(levels) > 700
         assert min(levels) < 100
+
+
+@pytest.mark.parametrize("dark", [False, True])
+def test_it_can_be_read_when_narrow(dark: bool, shown: MapPoints, tmp_path: Path) -> None:
+    check_look(tmp_path / "map.html", map_page(shown, "sounds"), dark=dark)

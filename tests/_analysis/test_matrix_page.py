@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from sedembed._analysis.matrix_page import matrix_page
-from tests._analysis.browser_helpers import run_in_browser
+from tests._analysis.browser_helpers import check_look, run_in_browser
 
 SCRIPT = """
   const [x, y] = matrix.position(2, 5);
@@ -45,3 +45,10 @@ def test_a_person_reads_searches_and_zooms(tmp_path: Path) -> None:
     assert seen["found"] == [[33], [], "1 classes and 0 events found"]
     assert seen["italic"] == 0
     assert min(seen["used"]) > 0.85
+
+
+@pytest.mark.parametrize("dark", [False, True])
+def test_it_can_be_read_when_narrow(dark: bool, tmp_path: Path) -> None:
+    names = [f"a class of a long name, number {i}" for i in range(20)]
+    page = matrix_page("What it hears", np.eye(20), names, names, range(20))
+    check_look(tmp_path / "page.html", page, dark=dark)

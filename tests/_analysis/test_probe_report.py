@@ -18,6 +18,7 @@ from sedembed.errors import ProbeError
 from sedembed.models.talnet import TALNet, TALNetConfig
 from sedembed.models.weights import save_pretrained
 from sedembed.probe.probe import LinearProbe
+from tests._analysis.browser_helpers import check_look
 
 PICTURES = ("dendrogram", "tsne", "correlation", "strongest")
 
@@ -202,3 +203,9 @@ class TestWrite:
         (tmp_path / "file").write_text("here")
         with pytest.raises(ValueError, match=r"Expected a folder at .*, got a file"):
             write(written[0], tmp_path / "file")
+
+
+@pytest.mark.parametrize("dark", [False, True])
+def test_it_can_be_read_when_narrow(dark, written, tmp_path):
+    _, out = written
+    check_look(tmp_path / "report.html", (out / "report.html").read_text(encoding="utf-8"), dark=dark)

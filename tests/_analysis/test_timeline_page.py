@@ -14,7 +14,7 @@ from sedembed._analysis.page import link_to
 from sedembed._analysis.timeline import Timeline
 from sedembed._analysis.timeline_page import timeline_page
 from sedembed.detection.events import Event
-from tests._analysis.browser_helpers import run_in_browser
+from tests._analysis.browser_helpers import check_look, run_in_browser
 from tests._analysis.map_helpers import parse
 
 HOURS = 2 * 3600.0
@@ -117,3 +117,8 @@ class TestBrowser:
         assert name == NAME
         assert second == 5000.0  # a click on an event plays from its beginning
         assert said.startswith(f"No sound that the browser can play is at {NAME}. ")
+
+
+@pytest.mark.parametrize("dark", [False, True])
+def test_it_can_be_read_when_narrow(dark: bool, timeline: Timeline, tmp_path: Path) -> None:
+    check_look(tmp_path / "page.html", timeline_page(timeline, "a.wav"), dark=dark)
