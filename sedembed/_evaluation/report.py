@@ -10,7 +10,15 @@ from typing import Any
 
 from sedembed._evaluation.tasks.base import Task
 
-__all__ = ["compare_models", "describe_result", "format_comparison", "format_results", "read_results", "write_tables"]
+__all__ = [
+    "compare_models",
+    "describe_result",
+    "format_comparison",
+    "format_own_labels",
+    "format_results",
+    "read_results",
+    "write_tables",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -104,6 +112,34 @@ def format_comparison(comparison: Mapping[str, Any], markdown: bool = False) -> 
     return _format_table(header, rows, markdown)
 
 
+def format_own_labels(result: Mapping[str, Any]) -> str:
+    """Show what `compare_on_labels` gives: a table of models, one of differences, and what the intervals cover."""
+    metric, unit = result["metric"], "" if result["metric"] in _PLAIN else " (%)"
+    rows = [
+        [f"{row['model']} {row['model_version']}", _show(row["score"], metric), _between(row["interval"], metric)]
+        for row in result["models"]
+    ]
+    parts = [
+        f"{result['rows']} {'recordings' if result['window'] is None else 'windows'} of {len(result['classes'])} "
+        f"classes in {result['folds']} folds; each is scored by a probe that was fitted, and whose C was chosen, "
+        "without it",
+        _format_table(["model", metric + unit, "95 % interval"], rows, False),
+    ]
+    if result["differences"]:
+        rows = [
+            [f"{row['model']} - {row['minus']}", _show(row["difference"], metric), _between(row["interval"], metric)]
+            for row in result["differences"]
+        ]
+        parts.append(_format_table(["difference", metric + unit, "paired 95 % interval"], rows, False))
+    parts.append(f"Intervals: {result['interval']['method']}. They cover {result['interval']['covers']}.")
+    if result["left_out"]:
+        parts.append(f"{result['left_out']} labelled rows are left out, because only some of the models have a vector.")
+    shown = [row["interval"] for row in (*result["models"], *result["differences"])]
+    if any(low is None or low == high for low, high in shown):
+        parts.append("An interval without width says only that every sample scored the same: label more recordings.")
+    return "\n\n".join(parts)
+
+
 def write_tables(results: Path, tasks: Sequence[Task]) -> dict[str, Any]:
     """Compare all results of a folder: write ``table.md`` and ``table.json`` and return what is in the latter.
 
@@ -141,6 +177,11 @@ def _show(value: float | None, metric: str) -> str:
     if value is None:
         return _NOTHING
     return f"{value:.3f}" if metric in _PLAIN else f"{100 * value:.2f}"
+
+
+def _between(interval: Sequence[float | None], metric: str) -> str:
+    low, high = interval
+    return f"{_show(low, metric)} to {_show(high, metric)}"
 
 
 def _partial(result: Mapping[str, Any]) -> str:

@@ -6,7 +6,9 @@ import argparse
 import errno
 import json
 import sys
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Protocol
 
 from sedembed.errors import ProbeError
@@ -27,6 +29,7 @@ __all__ = [
     "load",
     "load_probe_model",
     "print_json",
+    "warnings_said",
 ]
 
 GOOD, SOME_FAILED, UNUSABLE, INTERRUPTED = 0, 1, 2, 130
@@ -54,9 +57,13 @@ class AddCommand(Protocol):
         """Return the parser of the command, for its own options."""
 
 
-def add_model(parser: argparse.ArgumentParser) -> None:
-    """Add the options that choose a model."""
-    parser.add_argument("--model", default="talnet", help='name, directory or "hf://org/repo" (default: talnet)')
+def add_model(parser: argparse.ArgumentParser, *, several: bool = False) -> None:
+    """Add the options that choose a model, or `several`."""
+    text = 'name, directory or "hf://org/repo" (default: talnet)'
+    if several:
+        parser.add_argument("--model", default=["talnet"], nargs="+", help=f"{text}; several are scored one by one")
+    else:
+        parser.add_argument("--model", default="talnet", help=text)
     parser.add_argument("--device", help="such as cpu or cuda:0 (default: the first GPU, else the CPU)")
     parser.add_argument(
         "--precision", default="float32", choices=["float32", "bfloat16"], help="default: float32, exact"
@@ -124,3 +131,15 @@ def explain(error: OSError) -> str:
 def complain(text: str) -> None:
     """Print a sentence on stderr."""
     print(f"sedembed: {text}", file=sys.stderr, flush=True)
+
+
+@contextmanager
+def warnings_said() -> Iterator[None]:
+    """Print warnings as sentences, without the line of code that they come from."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.filterwarnings("always", category=UserWarning)
+        try:
+            yield
+        finally:
+            for warning in caught:
+                complain(str(warning.message))

@@ -1,4 +1,4 @@
-"""The command evaluate."""
+"""The command evaluate: target tasks of the paper, or models on labels of one's own."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sedembed.cli.common import GOOD, SOME_FAILED, AddCommand, add_model, complain, load, print_json
+from sedembed.cli.common import GOOD, SOME_FAILED, AddCommand, add_model, complain, load, print_json, warnings_said
 from sedembed.errors import InvalidArgumentError, MissingFileError
 
 if TYPE_CHECKING:
@@ -22,12 +22,17 @@ _ALL = "all"
 
 def register(add: AddCommand) -> None:
     """Add the commands of this module."""
-    sub = add("evaluate", _evaluate, "score a model on the paper's target tasks, with data that you have")
+    sub = add("evaluate", _evaluate, "score models on the paper's target tasks, or compare them on your own labels")
     sub.add_argument("task", metavar="TASK", nargs="?", help='one that --list shows, or "all"')
     sub.add_argument("--list", action="store_true", help="list the tasks; with -v also how their data lie on disk")
-    sub.add_argument("--data", metavar="DIR", type=Path, help="folder of the task's data; nothing is downloaded")
+    sub.add_argument(
+        "--labels",
+        metavar="CSV|folder",
+        help="instead of a TASK: columns path,label (with --window also start,end), or folder, as for probe fit",
+    )
+    sub.add_argument("--data", metavar="DIR", type=Path, help="folder of the recordings; nothing is downloaded")
     sub.add_argument("--data-root", metavar="DIR", type=Path, help='for "all": folder that holds the data sets')
-    add_model(sub)
+    add_model(sub, several=True)
     sub.add_argument(
         "-o",
         "--out",
@@ -43,19 +48,70 @@ def register(add: AddCommand) -> None:
         choices=["standardize+l2", "l2", "none"],
         help="before the classifier (default: as in the paper, l2 for WEANet, else standardize+l2)",
     )
+    own = sub.add_argument_group("with --labels")
+    own.add_argument("--folds", metavar="N", type=int, help="folds of the cross-validation (default: 5)")
+    own.add_argument("--fold-column", metavar="NAME", help="column with the fold of each row")
+    own.add_argument("--group-column", metavar="NAME", help="rows of one value stay together, such as one recordist's")
+    own.add_argument("--window", metavar="S", type=float, help="a row for each window of S seconds")
+    own.add_argument("--hop", metavar="S", type=float, help="from one window to the next (default: the window)")
+    own.add_argument("--metric", help="accuracy, top5, map, mauc, ... (default: accuracy, or map if multi-label)")
     sub.add_argument("--workers", type=int, help="threads (default: by the number of cores)")
     sub.add_argument("--batch-size", type=int, help="most windows of one batch (default: 16)")
     sub.add_argument("--json", action="store_true", help="print the result as JSON")
 
 
+_OWN = ("folds", "fold_column", "group_column", "window", "hop", "metric")
+
+
 def _evaluate(options: argparse.Namespace) -> int:
     if options.list:
         return _list(options)
+    if options.labels is not None:
+        return _compare(options)
+    if options.task is None and len(options.model) > 1:
+        options.task = options.model.pop()  # --model NAME TASK
     if options.task is None:
-        raise InvalidArgumentError('name a task, or "all"; sedembed evaluate --list shows them')
+        raise InvalidArgumentError('name a task, or "all", or give --labels; sedembed evaluate --list shows the tasks')
+    given = next((name for name in _OWN if getattr(options, name) is not None), None)
+    if given is not None:
+        raise InvalidArgumentError(
+            f"--{given.replace('_', '-')} goes with --labels, and {options.task} has its own protocol; leave it out."
+        )
     if options.repeats < 1:
         raise InvalidArgumentError(f"--repeats needs a whole number of at least 1, got {options.repeats}")
-    return _evaluate_all(options) if options.task == _ALL else _evaluate_one(options)
+    run, code = _evaluate_all if options.task == _ALL else _evaluate_one, GOOD
+    for name in options.model:
+        code = max(code, run(argparse.Namespace(**{**vars(options), "model": name})))
+    return code
+
+
+def _compare(options: argparse.Namespace) -> int:
+    from sedembed._evaluation.own_labels import compare_on_labels
+    from sedembed._evaluation.report import format_own_labels
+
+    if options.task is not None:
+        raise InvalidArgumentError(f"--labels goes without a task; leave out {options.task}, or --labels.")
+    if options.data is None:
+        raise InvalidArgumentError("--data is needed: the folder of the recordings that --labels labels.")
+    if options.partial or options.repeats != 1 or options.data_root is not None:
+        raise InvalidArgumentError("--partial, --repeats and --data-root belong to a task; leave them out.")
+    if options.fold_column is not None and options.folds is not None:
+        raise InvalidArgumentError("--folds draws folds, and --fold-column names them; leave one out.")
+    if options.folds is not None and options.folds < 2:
+        raise InvalidArgumentError(f"--folds must be at least 2, got {options.folds}.")
+    if options.hop is not None and options.window is None:
+        raise InvalidArgumentError("--hop is from one window to the next; give --window as well.")
+    models = [load(argparse.Namespace(**{**vars(options), "model": name})) for name in options.model]
+    settings = {name: getattr(options, name) for name in (*_OWN, "normalize", "workers", "batch_size")}
+    if options.folds is None:
+        del settings["folds"]
+    with warnings_said():
+        result = compare_on_labels(options.data, options.labels, models, options.out, **settings)
+    if options.json:
+        print_json(result)
+    else:
+        print(f"{format_own_labels(result)}\n\neverything is in {options.out}")
+    return _report_failures(result)
 
 
 def _list(options: argparse.Namespace) -> int:

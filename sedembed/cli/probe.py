@@ -5,13 +5,20 @@ from __future__ import annotations
 import argparse
 import math
 import tempfile
-import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sedembed.cli.common import GOOD, SOME_FAILED, AddCommand, Command, complain, load_probe_model, print_json
+from sedembed.cli.common import (
+    GOOD,
+    SOME_FAILED,
+    AddCommand,
+    Command,
+    complain,
+    load_probe_model,
+    print_json,
+    warnings_said,
+)
 from sedembed.cli.predictions import Predicted, open_output, write_events, write_rows
 from sedembed.errors import InvalidArgumentError, MissingFileError, ProbeError, SedembedError
 
@@ -143,7 +150,7 @@ def _regularisation(text: str) -> float | str:
 
 def _fit(options: argparse.Namespace) -> int:
     from sedembed.metrics import check_name
-    from sedembed.probe.inputs import StoreLabels, places_of
+    from sedembed.probe.inputs import StoreLabels, column_numbers, places_of
     from sedembed.probe.label_table import table_of
     from sedembed.probe.probe import LinearProbe
     from sedembed.store.store import open_store
@@ -172,10 +179,10 @@ def _fit(options: argparse.Namespace) -> int:
     if options.cv is not None:
         settings["cv"] = options.cv
     probe = LinearProbe(options.c, normalize=options.normalize, **settings)
-    groups = _numbers(store, table, aligned, options.group_column)
-    folds = _numbers(store, table, aligned, options.fold_column)
+    groups = column_numbers(table, aligned, options.group_column, len(store))
+    folds = column_numbers(table, aligned, options.fold_column, len(store))
     evaluation = None
-    with _warnings_said():
+    with warnings_said():
         # Of the rows that are to be fitted only: the probe reads their vectors from the store, however large it is.
         labels = StoreLabels.of(aligned, table.multilabel)
         named = {part: labels.take(rows) for part, rows in parts.items() if part != "test"}
@@ -222,39 +229,17 @@ def _check_place(out: Path) -> None:
         raise ProbeError(f"{out} is there and is not a probe; choose another directory")
 
 
-def _column(table: LabelTable, aligned: Aligned, name: str) -> list[str]:
-    """Values of a column in the aligned rows; none may be empty."""
-    column = table.column(name)
-    for entry in aligned.entries:
-        if not column[entry]:
-            raise ProbeError(
-                f"{table.file}: the column {name!r} is empty for {table.paths[entry]!r}; fill it in, or remove the line"
-            )
-    return [column[entry] for entry in aligned.entries]
-
-
-def _numbers(
-    store: EmbeddingStore, table: LabelTable, aligned: Aligned, column: str | None
-) -> NDArray[np.int64] | None:
-    """Return the number of the value that a column has in each row of the store."""
-    import numpy as np
-
-    if column is None:
-        return None
-    numbers = np.full(len(store), -1)
-    numbers[aligned.rows] = np.unique(_column(table, aligned, column), return_inverse=True)[1]
-    return numbers
-
-
 def _parts(table: LabelTable, aligned: Aligned, column: str | None) -> dict[str, NDArray[np.int64]]:
     """Aligned rows to fit on, to choose C on, and to score at the end."""
     import numpy as np
+
+    from sedembed.probe.inputs import aligned_column
 
     if column is None:
         return {"train": np.arange(len(aligned.rows))}
     meant = {value: part for part, values in _PARTS.items() for value in values}
     parts = []
-    for entry, value in zip(aligned.entries, _column(table, aligned, column), strict=True):
+    for entry, value in zip(aligned.entries, aligned_column(table, aligned, column), strict=True):
         if value.casefold() not in meant:
             raise ProbeError(
                 f"{table.file}: the column {column!r} is {value!r} for {table.paths[entry]!r}; expected one of "
@@ -387,7 +372,7 @@ def _predict(options: argparse.Namespace) -> int:
         raise InvalidArgumentError("--events merges windows; give --window, or a store that was made with it.")
     if options.store and not path.is_dir():
         raise InvalidArgumentError(f"--store keeps the vectors of a folder, and {path} is a file; leave it out")
-    with tempfile.TemporaryDirectory(prefix="sedembed-", ignore_cleanup_errors=True) as temporary, _warnings_said():
+    with tempfile.TemporaryDirectory(prefix="sedembed-", ignore_cleanup_errors=True) as temporary, warnings_said():
         if path.is_dir():
             store = open_store(path) if is_store else _embed(probe, options, Path(temporary) / "store")
             probe.check_model(store)
@@ -449,15 +434,3 @@ def _predict_store(
     for place, row in zip(each, probabilities, strict=True):
         if wanted is None or place["path"] in wanted:
             yield Predicted(place, row)
-
-
-@contextmanager
-def _warnings_said() -> Iterator[None]:
-    """Print warnings as sentences, without the line of code that they come from."""
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.filterwarnings("always", category=UserWarning)
-        try:
-            yield
-        finally:
-            for warning in caught:
-                complain(str(warning.message))

@@ -8,7 +8,7 @@ import io
 import json
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,12 +20,12 @@ from sklearn.metrics import average_precision_score, confusion_matrix, precision
 
 from sedembed._utils.files import write_atomic
 from sedembed._utils.plotting import require_matplotlib
-from sedembed.errors import InvalidArgumentError
-from sedembed.metrics import UndefinedMetricError, compute
+from sedembed.errors import InvalidArgumentError, InvalidTypeError
 from sedembed.probe.arrays import to_labels, to_values, to_vectors
 from sedembed.probe.features import Rows
 from sedembed.probe.fitting import Labels
 from sedembed.probe.inputs import StoreLabels, places_of, recordings_of
+from sedembed.probe.resampling import Difference, difference_interval, score_interval, score_of
 from sedembed.probe.splits import inner_splits
 from sedembed.store.store import EmbeddingStore
 
@@ -34,9 +34,8 @@ if TYPE_CHECKING:
 
     from sedembed.probe.probe import LinearProbe
 
-__all__ = ["Evaluation", "cross_validate", "resampled"]
+__all__ = ["Evaluation", "cross_validate"]
 
-_DRAWS, _FEW_DRAWS = 2000, 200
 _MOST_CLASSES_WITH_NUMBERS = 20
 
 
@@ -247,6 +246,55 @@ class Evaluation:
         figure.colorbar(image, ax=axes, label="share of the rows of a class", shrink=0.8)
         return figure
 
+    def compare(self, other: Evaluation) -> Difference:
+        """How much better this probe did than another one on the same rows.
+
+        Parameters
+        ----------
+        other : Evaluation
+            Of the same recordings (or windows), labels, folds and groups; usually from the vectors of another model.
+
+        Returns
+        -------
+        Difference
+            This score minus the other, and its paired 95 % interval: each bootstrap sample of units scores both.
+
+        Raises
+        ------
+        InvalidArgumentError
+            If the two are not about the same rows.
+
+        Notes
+        -----
+        The interval covers the choice of recordings to score. It does not cover that of recordings to fit on, nor how
+        the folds were drawn, so it is too narrow rather than too wide. Rows that are alike, such as clips cut from one
+        recording, need ``groups``.
+        """
+        if not isinstance(other, Evaluation):
+            raise InvalidTypeError(f"Expected an Evaluation to compare with, got {other!r}; see LinearProbe.evaluate.")
+        wrong = next((name for name, same in self._agreement(other).items() if not same), None)
+        if wrong is not None:
+            raise InvalidArgumentError(
+                f"Expected an evaluation of the same rows, got one with other {wrong}; evaluate both probes with the "
+                "same labels, folds, groups and metric, on recordings that both stores hold."
+            )
+        both = (self.probabilities, other.probabilities)
+        return Difference(self.score - other.score, difference_interval(self.metric, self.truth, *both, self.units))
+
+    def _agreement(self, other: Evaluation) -> dict[str, bool]:
+        """Say of all that a comparison needs whether two evaluations have the same."""
+        ours, theirs = (np.stack(e.places) if e.places is not None else np.empty((2, 0)) for e in (self, other))
+        return {
+            "metrics": self.metric == other.metric,
+            "paths": self.paths == other.paths,
+            # A network with another rate rounds the seconds of a window otherwise.
+            "windows": ours.shape == theirs.shape and bool(np.allclose(ours, theirs, rtol=0, atol=1e-3)),
+            "rows": self.paths is not None or np.array_equal(self.rows, other.rows),
+            "labels": self.classes == other.classes and np.array_equal(self.truth, other.truth),
+            "folds": np.array_equal(self.folds, other.folds),
+            "groups": np.array_equal(self.units, other.units),
+        }
+
     def summary(self) -> dict[str, Any]:
         """Give the figures as JSON has them."""
         return {
@@ -370,9 +418,9 @@ def cross_validate(probe: LinearProbe, X: Any, y: Any, folds: Any = 5, groups: A
         fold_numbers,
         units,
         metric,
-        _score(metric, truth, probabilities),
-        _interval(metric, truth, probabilities, units),
-        [_score(metric, truth[test], probabilities[test]) for _, test in pairs],
+        score_of(metric, truth, probabilities),
+        score_interval(metric, truth, probabilities, units),
+        [score_of(metric, truth[test], probabilities[test]) for _, test in pairs],
         chosen,
         labels.rows,
         None if store is None else [store.paths[row] for row in labels.rows],
@@ -421,55 +469,3 @@ def _inner(groups: Any, folds: Any, rows: NDArray[np.int64], is_store: bool) -> 
         if values is not None and len(np.unique(values[rows])) > 1:
             return {name: values if is_store else values[rows]}
     return {}
-
-
-def _score(metric: str, truth: NDArray[Any], probabilities: NDArray[np.float64]) -> float:
-    try:
-        return compute(metric, truth, probabilities)
-    except UndefinedMetricError:
-        return math.nan
-
-
-def _interval(
-    metric: str, truth: NDArray[Any], probabilities: NDArray[np.float64], units: NDArray[np.int64]
-) -> tuple[float, float]:
-    scores = resampled(metric, truth, {"": probabilities}, units)[""]
-    return float(np.nanquantile(scores, 0.025)), float(np.nanquantile(scores, 0.975))
-
-
-def resampled(
-    metric: str, truth: NDArray[Any], probabilities: Mapping[str, NDArray[np.float64]], units: NDArray[np.int64]
-) -> dict[str, NDArray[np.float64]]:
-    """Scores of bootstrap samples of units, the same samples for each set of probabilities.
-
-    Parameters
-    ----------
-    metric : str
-        As for `metrics.compute`.
-    truth : ndarray
-        Class indices (N,) or an indicator (N, C).
-    probabilities : mapping of str to ndarray of float64, shape (N, C)
-        Of each of several probes, for the same rows.
-    units : ndarray of int64, shape (N,)
-        Numbers from 0; rows of one number are drawn together.
-
-    Returns
-    -------
-    dict of str to ndarray of float64, shape (draws,)
-        A score for each sample; NaN where it is not defined.
-    """
-    rng, count = np.random.default_rng(0), int(units.max()) + 1
-    if metric == "accuracy":
-        weights = rng.multinomial(count, np.full(count, 1 / count), _DRAWS).astype(np.float64)
-        total = weights @ np.bincount(units, minlength=count)
-        return {
-            name: weights @ np.bincount(units, values.argmax(1) == truth, minlength=count) / total
-            for name, values in probabilities.items()
-        }
-    members = np.split(np.argsort(units, kind="stable"), np.cumsum(np.bincount(units, minlength=count))[:-1])
-    scores = {name: np.empty(_FEW_DRAWS) for name in probabilities}
-    for draw in range(_FEW_DRAWS):
-        rows = np.concatenate([members[unit] for unit in rng.integers(0, count, count)])
-        for name, values in probabilities.items():
-            scores[name][draw] = _score(metric, truth[rows], values[rows])
-    return scores

@@ -14,12 +14,12 @@ from numpy.typing import ArrayLike, NDArray
 from sklearn.utils.class_weight import compute_class_weight
 from sklearn.utils.validation import _check_sample_weight, column_or_1d
 
-from sedembed.errors import InvalidArgumentError
+from sedembed.errors import InvalidArgumentError, ProbeError
 from sedembed.metrics import UndefinedMetricError, compute
 from sedembed.probe.arrays import check_indicator, raising_our_own, to_values
 from sedembed.probe.features import Rows
 from sedembed.probe.fitting import Labels
-from sedembed.probe.label_table import Aligned, indicator, table_of
+from sedembed.probe.label_table import Aligned, LabelTable, indicator, table_of
 from sedembed.store.store import EmbeddingStore
 
 if TYPE_CHECKING:
@@ -28,8 +28,10 @@ if TYPE_CHECKING:
 __all__ = [
     "Scorer",
     "StoreLabels",
+    "aligned_column",
     "check_large",
     "class_factors",
+    "column_numbers",
     "identity",
     "is_large",
     "one_a_row",
@@ -102,6 +104,26 @@ class StoreLabels:
     def take(self, which: NDArray[Any]) -> StoreLabels:
         """Labels of some of the rows."""
         return StoreLabels(self.rows[which], self.y[which], self.classes)
+
+
+def aligned_column(table: LabelTable, aligned: Aligned, name: str) -> list[str]:
+    """Values of a column in the aligned rows; none may be empty."""
+    column = table.column(name)
+    for entry in aligned.entries:
+        if not column[entry]:
+            raise ProbeError(
+                f"{table.file}: the column {name!r} is empty for {table.paths[entry]!r}; fill it in, or remove the line"
+            )
+    return [column[entry] for entry in aligned.entries]
+
+
+def column_numbers(table: LabelTable, aligned: Aligned, name: str | None, rows: int) -> NDArray[np.int64] | None:
+    """Give for each row of a store the number of the value that a column of labels has; -1 without a label."""
+    if name is None:
+        return None
+    numbers = np.full(rows, -1)
+    numbers[aligned.rows] = np.unique(aligned_column(table, aligned, name), return_inverse=True)[1]
+    return numbers
 
 
 def places_of(store: EmbeddingStore) -> tuple[NDArray[np.float64], NDArray[np.float64]] | None:

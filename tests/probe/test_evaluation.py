@@ -12,10 +12,11 @@ import pytest
 from sklearn.metrics import confusion_matrix
 from sklearn.model_selection import StratifiedKFold
 
-from sedembed.errors import InvalidArgumentError, ProbeError
-from sedembed.probe.evaluation import Evaluation, resampled
+from sedembed.errors import InvalidArgumentError, InvalidTypeError, ProbeError
+from sedembed.probe.evaluation import Evaluation
 from sedembed.probe.label_table import read_labels
 from sedembed.probe.probe import LinearProbe
+from sedembed.probe.resampling import difference_interval
 from sedembed.store.store import EmbeddingStore, open_store
 from sedembed.store.writer import StoreWriter
 from tests.store.store_helpers import describe
@@ -107,14 +108,43 @@ class TestCrossValidation:
             probe().evaluate(problem()[0], y, folds=folds)
 
 
-def test_paired_samples_are_the_same():
-    rng = np.random.default_rng(0)
-    truth, scores = rng.integers(0, 2, 50), rng.random((50, 2))
-    draws = resampled("accuracy", truth, {"a": scores, "b": scores}, np.arange(50))
-    assert (draws["a"] == draws["b"]).all()
-    # The standard error of a share of n independent rows.
-    p = np.mean(scores.argmax(1) == truth)
-    assert np.std(draws["a"]) == pytest.approx(np.sqrt(p * (1 - p) / 50), rel=0.1)
+class TestComparison:
+    def evaluations(self, **second: Any) -> tuple[Evaluation, Evaluation]:
+        X, y = problem()
+        options = {"folds": 3, "groups": np.arange(90) // 2}
+        return probe().evaluate(X, y, **options), probe().evaluate(X[:, :1], y, **{**options, **second})
+
+    def test_is_paired(self):
+        full, part = self.evaluations()
+        found = full.compare(part)
+        assert found.score == full.score - part.score > 0
+        assert found.interval == difference_interval(
+            "accuracy", full.truth, full.probabilities, part.probabilities, full.units
+        )
+        assert found.interval[0] < found.score < found.interval[1]
+        back = part.compare(full)
+        assert back.score == -found.score
+        assert back.interval == pytest.approx((-found.interval[1], -found.interval[0]))
+        assert full.compare(full) == (0.0, (0.0, 0.0))
+        assert str(found).startswith(f"+{found.score:.4f} (paired 95 % interval ")
+
+    @pytest.mark.parametrize(
+        ("second", "named"), [({"folds": 4}, "folds"), ({"groups": np.arange(90)}, "folds|groups")]
+    )
+    def test_needs_the_same_rows(self, second: dict[str, Any], named: str):
+        full, part = self.evaluations(**second)
+        with pytest.raises(InvalidArgumentError, match=f"with other ({named})"):
+            full.compare(part)
+
+    def test_needs_the_same_labels_and_metric(self):
+        X, y = problem()
+        found = probe().evaluate(X, y, folds=3)
+        with pytest.raises(InvalidArgumentError, match="other labels"):
+            found.compare(probe().evaluate(X, np.where(y == "cat", "cow", y), folds=3))
+        with pytest.raises(InvalidArgumentError, match="other metrics"):
+            found.compare(probe(metric="mauc").evaluate(X, y, folds=3))
+        with pytest.raises(InvalidTypeError, match="Expected an Evaluation"):
+            found.compare(0.5)  # type: ignore[arg-type]
 
 
 class TestReport:
