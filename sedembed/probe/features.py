@@ -31,10 +31,13 @@ class Rows:
         Where they are.
     chosen : ndarray of int64, optional
         Which of them, in any order; by default all.
+    block_rows : int
+        Most rows of a block.
     """
 
     source: NDArray[Any] | EmbeddingStore
     chosen: NDArray[np.int64] | None = None
+    block_rows: int = _BLOCK_ROWS
 
     def __len__(self) -> int:
         return len(self.source) if self.chosen is None else len(self.chosen)
@@ -50,17 +53,12 @@ class Rows:
         wide = not isinstance(self.source, EmbeddingStore) and self.source.dtype == np.float64
         return np.dtype(np.float64 if wide else np.float32)
 
-    @property
-    def bytes(self) -> int:
-        """Memory that all rows take."""
-        return len(self) * self.size * self.dtype.itemsize
-
     def take(self, which: NDArray[np.int64]) -> Rows:
         """Rows of these rows."""
-        return Rows(self.source, which if self.chosen is None else self.chosen[which])
+        return Rows(self.source, which if self.chosen is None else self.chosen[which], self.block_rows)
 
     def blocks(self) -> Iterator[tuple[NDArray[np.int64], NDArray[np.floating]]]:
-        """Blocks of up to some thousand rows, in the order in which they lie on disk.
+        """Blocks of rows, in the order in which they lie on disk.
 
         Yields
         ------
@@ -69,17 +67,18 @@ class Rows:
         rows : ndarray of float32 or float64, shape (n, D)
             New arrays, to be written to.
         """
+        size = self.block_rows
         if isinstance(self.source, EmbeddingStore):
             yield from self._blocks_of_store(self.source)
             return
         if self.chosen is None:
-            for start in range(0, len(self.source), _BLOCK_ROWS):
-                block = np.array(self.source[start : start + _BLOCK_ROWS], self.dtype)
+            for start in range(0, len(self.source), size):
+                block = np.array(self.source[start : start + size], self.dtype)
                 yield np.arange(start, start + len(block)), block
             return
         order = np.argsort(self.chosen, kind="stable")
-        for start in range(0, len(order), _BLOCK_ROWS):
-            places = order[start : start + _BLOCK_ROWS]
+        for start in range(0, len(order), size):
+            places = order[start : start + size]
             wanted = self.chosen[places]
             block = np.empty((len(wanted), self.size), self.dtype)
             # Runs of neighbours are read as slices: picking rows from a file one by one is slow.
@@ -90,13 +89,13 @@ class Rows:
             yield places, block
 
     def _blocks_of_store(self, store: EmbeddingStore) -> Iterator[tuple[NDArray[np.int64], NDArray[np.floating]]]:
-        places = None
+        size, places = self.block_rows, None
         if self.chosen is not None:
             order = np.argsort(self.chosen, kind="stable")
             places = order, self.chosen[order]
         for numbers, vectors in store.blocks():
-            for start in range(0, len(numbers), _BLOCK_ROWS):
-                rows, block = numbers[start : start + _BLOCK_ROWS], vectors[start : start + _BLOCK_ROWS]
+            for start in range(0, len(numbers), size):
+                rows, block = numbers[start : start + size], vectors[start : start + size]
                 if places is None:
                     yield rows, np.array(block)
                     continue

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -13,13 +13,18 @@ from tqdm import tqdm
 from sedembed.probe.features import Normalization, Normalizer, Rows
 from sedembed.probe.solver import Dense, Loss, Solution, Streamed, extrapolate, principal_directions, solve, to_weights
 
-__all__ = ["Fitted", "Labels", "Settings", "Split", "fit_one", "score_path", "scores_of"]
+__all__ = ["Fitted", "Labels", "Settings", "Split", "exceeds", "fit_one", "score_path", "scores_of"]
 
 # Ratio of C from one fit to the next on the way to a C that is fitted alone.
 _STRIDE = 10.0**0.5
 _ROUGH = 1e-3
-# Share of the memory for rows that a sample of streamed rows may take.
+# Shares of the memory: of rows that are held, with what is computed for each; of a sample of rows that are streamed; of
+# the preconditioner; of one block on its way from the disk.
+_HELD_SHARE = 0.5
 _SAMPLE_SHARE = 0.25
+_PRECONDITIONER_SHARE = 0.5
+_BLOCK_SHARE = 1 / 16
+_FEWEST_BLOCK_ROWS = 256
 _SAMPLE_ROWS = 2048
 _SAMPLE_PER_CLASS = 16
 # A streamed sweep ends after this many values of C without a better score.
@@ -113,6 +118,24 @@ def scores_of(fitted: Fitted, rows: Rows) -> NDArray[np.floating]:
     return scores
 
 
+def exceeds(rows: Rows, labels: Labels, max_memory: int) -> bool:
+    """Say whether rows are too many to be held in memory while they are fitted."""
+    return len(rows) * _bytes_each(rows, labels) > _HELD_SHARE * max_memory
+
+
+def _bytes_each(rows: Rows, labels: Labels) -> int:
+    """Memory for one row: itself, its targets, its doubts in two orders, and perhaps a weight for each class."""
+    by_class = 4 if labels.factors is not None and labels.y.ndim == 2 else 3
+    return (rows.size + 2 + by_class * labels.classes) * rows.dtype.itemsize
+
+
+def _in_blocks(rows: Rows, labels: Labels, settings: Settings) -> Rows:
+    """Rows that are read in blocks for which there is memory, with normalised copy, scores and targets."""
+    each = (3 * rows.size + 4 * labels.classes) * rows.dtype.itemsize
+    most = max(_FEWEST_BLOCK_ROWS, int(_BLOCK_SHARE * settings.max_memory / each))
+    return replace(rows, block_rows=min(rows.block_rows, most))
+
+
 # --- one C ---------------------------------------------------------------------------------------------------------
 
 
@@ -126,6 +149,7 @@ def fit_one(
 ) -> Fitted:
     """Fit all rows with one C, from a start near the solution or from nothing."""
     c = _for_two_rows(c, labels, settings)
+    rows = _in_blocks(rows, labels, settings)
     problem = _problem(rows, labels, settings, basis=basis)
     with _bar(settings, None, "fit", rows if isinstance(problem, _OnDisk) else None) as bar:
         if start is not None:
@@ -162,17 +186,21 @@ def score_path(
     cs = [_for_two_rows(c, labels, settings) for c in cs]
     scores = np.full((len(splits), len(cs)), np.nan)
     sums: list[Start | None] = [None] * len(cs)
+    rows = _in_blocks(rows, labels, settings)
+    splits = [replace(split, rows=_in_blocks(split.rows, labels, settings)) for split in splits]
     sizes = [len(split.train) for split in splits]
-    bytes_each = max(sizes) * rows.size * rows.dtype.itemsize
     together, basis = 1, None
     # Parts with fewer rows than numbers in a row span spaces of their own.
-    if bytes_each <= settings.max_memory and min(sizes) > rows.size:
-        basis = _problem(rows, labels, settings).basis if rows.bytes <= settings.max_memory else None
-        if settings.device.type != "cpu" and basis is not None:
-            together = max(1, settings.max_memory // (2 * bytes_each))
+    if min(sizes) > rows.size and not exceeds(rows, labels, settings.max_memory):
+        basis = _problem(rows, labels, settings).basis
+        if settings.device.type != "cpu":
+            bytes_of_one = max(sizes) * _bytes_each(rows, labels)
+            together = max(1, int(_HELD_SHARE * settings.max_memory / bytes_of_one))
+    problem: _InMemory | None = None
     groups = [range(i, min(i + together, len(splits))) for i in range(0, len(splits), together)]
     with _bar(settings, len(groups) * len(cs), "choose C", None) as bar:
         for group in groups:
+            del problem  # before another takes its place
             problem = _problem(rows, labels, settings, [splits[i].train for i in group], basis)
             path = [torch.zeros(problem.dense.shape, dtype=problem.dense.rows.dtype, device=settings.device)]
             best, behind = -np.inf, 0
@@ -303,51 +331,69 @@ def _problem(
 ) -> _InMemory:
     """Make the problem of fitting all rows, or of fitting each of some parts of them."""
     parts = [(rows, labels)] if trains is None else [(rows.take(t), labels.take(t)) for t in trains]
-    if len(parts) == 1 and parts[0][0].bytes > settings.max_memory:
+    if len(parts) == 1 and exceeds(*parts[0], settings.max_memory):
         return _on_disk(*parts[0], settings)
     normalizers = [Normalizer.fit(part, settings.normalize, known.weights) for part, known in parts]
-    height = max(len(part) for part, _ in parts)
-    loss = Loss(settings.multilabel)
-    centred, centres = [], []
-    for (part, known), normalizer in zip(parts, normalizers, strict=True):
-        x = torch.from_numpy(normalizer(part.read())).to(settings.device)
-        centre = _centre(x, known)
-        centred.append(x.sub_(centre))
-        centres.append(centre)
-    if basis is None:
-        basis = principal_directions(centred[0])
-    width = basis.shape[1]
-    stacked = torch.zeros(len(parts), height, width + 1, dtype=basis.dtype, device=settings.device)
-    targets = torch.zeros(len(parts), height, labels.classes, dtype=basis.dtype, device=settings.device)
-    first = parts[0][1].loss_weights(rows.dtype)
-    weights = torch.zeros(len(parts), height, first.shape[1], dtype=basis.dtype, device=settings.device)
+    return _InMemory(*_dense(parts, normalizers, settings, basis), normalizers, settings)
+
+
+def _dense(
+    parts: Sequence[tuple[Rows, Labels]],
+    normalizers: Sequence[Normalizer],
+    settings: Settings,
+    basis: torch.Tensor | None = None,
+    scale: float = 1.0,
+) -> tuple[Dense, torch.Tensor, list[torch.Tensor]]:
+    """Read rows, normalised, in the coordinates of a basis; give the problems, the basis and the centres."""
+    rows, labels = parts[0]
+    height, device = max(len(part) for part, _ in parts), settings.device
+    dtype = torch.float64 if rows.dtype == np.float64 else torch.float32
+    centres = []
+    if basis is None and height < rows.size:  # coordinates are fewer than numbers in a row
+        x = torch.empty(height, rows.size, dtype=dtype, device=device)
+        centres.append(_load(x, rows, labels, normalizers[0]))
+        basis = principal_directions(x)
+        stacked = torch.ones(1, height, basis.shape[1] + 1, dtype=dtype, device=device)
+        torch.matmul(x, basis, out=stacked[0, :, :-1])
+        del x
+    else:
+        # Rows are read to where their coordinates will be: there is one copy of them.
+        stacked = torch.zeros(len(parts), height, rows.size + 1, dtype=dtype, device=device)
+        for (part, known), normalizer, place in zip(parts, normalizers, stacked, strict=True):
+            own = place[: len(part)]
+            centres.append(_load(own[:, :-1], part, known, normalizer))
+            own[:, -1] = 1.0
+        basis = principal_directions(stacked[0, : len(rows), :-1]) if basis is None else basis
+        for place in stacked:
+            for block in place.split(rows.block_rows):
+                block[:, :-1] = block[:, :-1] @ basis
+    first = labels.loss_weights(rows.dtype)
+    targets = torch.zeros(len(parts), height, labels.classes, dtype=dtype, device=device)
+    weights = torch.zeros(len(parts), height, first.shape[1], dtype=dtype, device=device)
     for i, (part, known) in enumerate(parts):
-        n = len(part)
-        torch.matmul(centred[i], basis, out=stacked[i, :n, :width])
-        stacked[i, :n, width] = 1.0
-        targets[i, :n] = torch.from_numpy(known.targets(rows.dtype))
-        weights[i, :n] = torch.from_numpy(known.loss_weights(rows.dtype))
-    return _InMemory(Dense(stacked, targets, weights, loss), basis, centres, normalizers, settings)
+        targets[i, : len(part)] = torch.from_numpy(known.targets(rows.dtype))
+        weights[i, : len(part)] = torch.from_numpy(known.loss_weights(rows.dtype))
+    numbers = int(_PRECONDITIONER_SHARE * settings.max_memory / (2 * rows.dtype.itemsize))
+    return Dense(stacked, targets, weights, Loss(settings.multilabel), scale, numbers), basis, centres
+
+
+def _load(x: torch.Tensor, rows: Rows, labels: Labels, normalizer: Normalizer) -> torch.Tensor:
+    """Read rows into a matrix, normalise and centre them, and give the centre."""
+    for places, block in rows.blocks():
+        x[torch.from_numpy(places)] = torch.from_numpy(normalizer(block)).to(x.device)
+    centre = _centre(x, labels)
+    x -= centre
+    return centre
 
 
 def _on_disk(rows: Rows, labels: Labels, settings: Settings) -> _OnDisk:
     normalizer = Normalizer.fit(rows, settings.normalize, labels.weights)
-    wanted = int(_SAMPLE_SHARE * settings.max_memory / (rows.size * rows.dtype.itemsize))
+    wanted = int(_SAMPLE_SHARE * settings.max_memory / _bytes_each(rows, labels))
     which = _sample(labels, min(len(rows), max(wanted, 2 * rows.size, _SAMPLE_ROWS)))
-    sample = rows.take(which)
-    known = labels.take(which)
-    x = torch.from_numpy(normalizer(sample.read())).to(settings.device)
-    centre = _centre(x, known)
-    x -= centre
-    basis = principal_directions(x)
-    stacked = torch.cat((x @ basis, torch.ones(len(x), 1, dtype=x.dtype, device=x.device)), 1)
-    targets, weights = (
-        torch.from_numpy(array).to(settings.device)
-        for array in (known.targets(rows.dtype), known.loss_weights(rows.dtype))
-    )
+    sample, known = rows.take(which), labels.take(which)
     share = labels.weights.sum() / max(known.weights.sum(), np.finfo(float).tiny)
-    dense = Dense(stacked[None], targets[None], weights[None], Loss(settings.multilabel), float(share))
-    return _OnDisk(dense, basis, centre, normalizer, settings, rows, labels)
+    dense, basis, centres = _dense([(sample, known)], [normalizer], settings, scale=float(share))
+    return _OnDisk(dense, basis, centres[0], normalizer, settings, rows, labels)
 
 
 def _sample(labels: Labels, size: int) -> NDArray[np.int64]:

@@ -174,7 +174,7 @@ def check_large(X: NDArray[Any]) -> None:
     """Check the shape and type of vectors that may not fit into memory."""
     if X.ndim != 2 or X.dtype.kind != "f":
         raise InvalidArgumentError(f"expected vectors of floats of shape (N, D), got {X.dtype} of shape {X.shape}")
-    for places, block in Rows(X).blocks():
+    for places, block in Rows(X, block_rows=512).blocks():
         if not np.isfinite(block).all():
             row = int(places[~np.isfinite(block).all(1)][0])
             raise InvalidArgumentError(

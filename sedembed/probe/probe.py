@@ -23,7 +23,7 @@ from sedembed.errors import InvalidArgumentError, InvalidTypeError
 from sedembed.probe.arrays import check_indicator, raising_our_own, refusing_extremes, to_labels, to_vectors
 from sedembed.probe.checks import DEFAULT_CS, check_parameters, refuse_other_model
 from sedembed.probe.features import Normalization, Normalizer, Rows
-from sedembed.probe.fitting import Fitted, Labels, Settings, Split, fit_one, score_path, scores_of
+from sedembed.probe.fitting import Fitted, Labels, Settings, Split, exceeds, fit_one, score_path, scores_of
 from sedembed.probe.inputs import (
     Scorer,
     StoreLabels,
@@ -83,8 +83,9 @@ class LinearProbe(SavedMixin, ClassifierMixin, BaseEstimator):  # type: ignore[m
     max_iter : int
         Most passes over the rows, for each C.
     max_memory : int
-        Bytes of float vectors held in memory. Working copies come on top, so a fit takes up to three times as much.
-        Larger sets are streamed from disk (`numpy.memmap` or a store) in every pass, to the same optimum.
+        Bytes that a fit may hold, beside the vectors that the caller holds: vectors of float32 or float64, and what is
+        computed for each. Larger sets are streamed from disk (`numpy.memmap` or a store) in every pass, to the same
+        optimum. Some forty copies of the weights, and 2 D rows, are held in any case.
     device : str or torch.device, optional
         Where to compute; by default the CPU.
     random_state : int
@@ -380,7 +381,7 @@ class LinearProbe(SavedMixin, ClassifierMixin, BaseEstimator):  # type: ignore[m
             pairs = [(np.flatnonzero(folds != v), np.flatnonzero(folds == v)) for v in values]
         else:
             pairs = inner_splits(
-                known, groups, self.cv, once=rows.bytes > self.max_memory, random_state=self.random_state
+                known, groups, self.cv, once=exceeds(rows, known, self.max_memory), random_state=self.random_state
             )
         return [
             Split(np.asarray(train), rows.take(np.asarray(test)), known.take(np.asarray(test))) for train, test in pairs

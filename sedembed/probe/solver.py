@@ -10,7 +10,7 @@ in L-BFGS. A few steps then do what took hundreds.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -28,8 +28,14 @@ __all__ = [
 ]
 
 _MEMORY = 8  # steps that L-BFGS remembers
-_DOUBTFUL_ROWS = 48  # rows for each class that the preconditioner holds
+# Rows for each class that the preconditioner holds; of all classes not many more than there are rows, as it would then
+# cost more than a pass over these.
+_DOUBTFUL_ROWS = 48
+_FEWEST_DOUBTFUL_ROWS = 16
+_DOUBTFUL_SHARE = 1.5
 _PRECONDITIONER_NUMBERS = 1 << 26  # most numbers in it
+_PIECE = 8192  # rows whose scores are held at once
+_CLASSES = 64  # of the preconditioner, that are scaled at once
 # The score of a class that no row has: exp of it is zero, and it stays finite in sums.
 _NEVER = -1e30
 # Steps without improvement after which machine precision counts as reached.
@@ -110,7 +116,10 @@ class Preconditioner:
         self.diagonal, self.rows = diagonal, rows
         # Products of a row with a matrix as it lies in memory are much the fastest, so it is kept both ways.
         self.columns = rows.mT.contiguous()
-        inner = torch.matmul(rows / diagonal[:, :, None], self.columns)
+        inner = rows.new_empty((*rows.shape[:3], rows.shape[2]))
+        for a in range(0, rows.shape[1], _CLASSES):
+            some = slice(a, a + _CLASSES)
+            torch.matmul(rows[:, some] / diagonal[:, some, None], self.columns[:, some], out=inner[:, some])
         inner.diagonal(dim1=-2, dim2=-1).add_(1.0)
         self.factor = torch.linalg.cholesky(inner)
 
@@ -134,38 +143,63 @@ class Dense(Objective):
     loss : Loss
     scale : float
         Multiplies the losses: for rows that stand for more of their kind.
+    max_numbers : int
+        Most numbers in the rows of the preconditioner, which holds them twice.
     """
 
     def __init__(
-        self, rows: torch.Tensor, targets: torch.Tensor, weights: torch.Tensor, loss: Loss, scale: float = 1.0
+        self,
+        rows: torch.Tensor,
+        targets: torch.Tensor,
+        weights: torch.Tensor,
+        loss: Loss,
+        scale: float = 1.0,
+        max_numbers: int = _PRECONDITIONER_NUMBERS,
     ) -> None:
         self.rows, self.targets, self.weights, self.loss = rows, targets, weights * scale, loss
-        # The best intercept of a class without rows is minus infinity; it is left out instead.
-        self.absent = (self.weights * targets).sum(1, keepdim=True) <= 0
+        self.max_numbers = min(max_numbers, _PRECONDITIONER_NUMBERS)
         self.shape = (rows.shape[0], rows.shape[2], targets.shape[2])
+        present = [(self.weights[:, some] * targets[:, some]).sum(1, keepdim=True) for some in self._pieces()]
+        # The best intercept of a class without rows is minus infinity; it is left out instead.
+        self.absent = torch.stack(present).sum(0) <= 0
 
-    def scores(self, coordinates: torch.Tensor) -> torch.Tensor:
-        """Scores of the rows, (P, n, K)."""
-        return torch.matmul(self.rows, coordinates).masked_fill_(self.absent, _NEVER)
+    def _pieces(self) -> Iterator[slice]:
+        for start in range(0, self.rows.shape[1], _PIECE):
+            yield slice(start, start + _PIECE)
+
+    def scores(self, coordinates: torch.Tensor, some: slice) -> torch.Tensor:
+        """Scores of some of the rows, (P, n, K)."""
+        return torch.matmul(self.rows[:, some], coordinates).masked_fill_(self.absent, _NEVER)
 
     def __call__(self, coordinates: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Value of the objective and its gradient."""
-        value, by_scores = self.loss(self.scores(coordinates), self.targets, self.weights)
-        return value, torch.matmul(self.rows.mT, by_scores)
+        value = torch.zeros(self.shape[0], dtype=torch.float64, device=coordinates.device)
+        gradient = torch.zeros_like(coordinates)
+        for some in self._pieces():
+            part, by_scores = self.loss(self.scores(coordinates, some), self.targets[:, some], self.weights[:, some])
+            value += part
+            gradient.baddbmm_(self.rows[:, some].mT, by_scores)
+        return value, gradient
 
     def preconditioner(self, coordinates: torch.Tensor, c: float) -> Preconditioner:
         """Approximate inverse Hessian at these coordinates."""
         problems, size, classes = self.shape
-        doubt = self.loss.doubt(self.scores(coordinates), self.weights)
-        held = min(_DOUBTFUL_ROWS, doubt.shape[1], max(1, _PRECONDITIONER_NUMBERS // (problems * classes * size)))
+        count = self.rows.shape[1]
+        doubt = self.rows.new_empty((problems, count, classes))
+        for some in self._pieces():
+            doubt[:, some] = self.loss.doubt(self.scores(coordinates, some), self.weights[:, some])
+        wanted = min(_DOUBTFUL_ROWS, max(_FEWEST_DOUBTFUL_ROWS, int(_DOUBTFUL_SHARE * count / classes)))
+        held = min(wanted, count, max(1, self.max_numbers // (problems * classes * size)))
         top, where = doubt.mT.topk(held)
-        rest = doubt.scatter(1, where.mT, 0.0)
-        diagonal = torch.matmul(rest.mT, self.rows.square()).mul_(c)
+        rest = doubt.scatter_(1, where.mT, 0.0)
+        diagonal = self.rows.new_zeros((problems, classes, size))
+        for some in self._pieces():
+            diagonal.baddbmm_(rest[:, some].mT, self.rows[:, some].square(), alpha=c)
         diagonal[..., :-1] += 1.0
         # The intercept of a class without uncertain samples has no curvature.
         diagonal[..., -1].clamp_(min=1e-3)
         problem = torch.arange(problems, device=where.device)[:, None, None]
-        return Preconditioner(diagonal, self.rows[problem, where] * (c * top).sqrt()[..., None])
+        return Preconditioner(diagonal, self.rows[problem, where].mul_(top.mul_(c).sqrt_()[..., None]))
 
 
 class Streamed(Objective):
@@ -226,12 +260,10 @@ def principal_directions(rows: torch.Tensor) -> torch.Tensor:
     if rows.shape[0] >= rows.shape[1]:
         directions = torch.linalg.eigh(rows.T @ rows)[1]
         return directions
-    wide = rows.double()
-    values, vectors = torch.linalg.eigh(wide @ wide.T)
-    kept = values > values[-1].clamp(min=0) * torch.finfo(rows.dtype).eps ** 2
-    kept[-1] = True
-    # The smallest directions come out of the product slightly askew.
-    directions = torch.linalg.qr(wide.T @ vectors[:, kept])[0].to(rows.dtype)
+    # By way of an orthonormal basis, however rounded the directions of the small matrix are, those of the rows are at
+    # right angles. Directions that no row has do no harm.
+    basis, coordinates = torch.linalg.qr(rows.T)
+    directions = basis @ torch.linalg.eigh(coordinates @ coordinates.T)[1]
     return directions
 
 

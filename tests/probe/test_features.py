@@ -2,11 +2,22 @@
 
 from __future__ import annotations
 
+import sys
+import threading
+import time
+from pathlib import Path
+
 import numpy as np
 import pytest
 
 from sedembed import LinearProbe
 from tests.probe.probe_helpers import blobs, multilabel, objective
+
+
+def held() -> int:
+    """Bytes of this process that are no pages of files."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) << 10 for line in lines if line.startswith("RssAnon"))
 
 
 @pytest.fixture(scope="module")
@@ -49,6 +60,30 @@ class TestStreamed:
         held, labels = np.array(x[::7], np.float32), y[::7]
         given = LinearProbe(max_memory=100_000, progress=False).fit(x, y, validation=(held, labels))
         assert given.score(held, labels) == pytest.approx(max(given.scores_.values()), abs=0.01)
+
+    @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+    def test_holds_no_more_than_it_may(self, tmp_path):
+        """48 MiB of float32 rows and their labels, half of it on disk, in 24 MiB."""
+        x, y = blobs(24_000, 512, 10, spread=0.2)
+        np.save(tmp_path / "x.npy", x.astype(np.float16))
+        x = np.load(tmp_path / "x.npy", mmap_mode="r")
+        LinearProbe(C=1.0, progress=False).fit(np.array(x[:500]), y[:500])  # what any fit loads
+        before, most, ended = held(), 0, threading.Event()
+
+        def watch():
+            nonlocal most
+            while not ended.is_set():
+                most = max(most, held())
+                time.sleep(0.001)
+
+        watcher = threading.Thread(target=watch)
+        watcher.start()
+        try:
+            LinearProbe(C=1.0, tol=1e-3, max_memory=24 << 20, progress=False).fit(x, y)
+        finally:
+            ended.set()
+            watcher.join()
+        assert most - before < 24 << 20
 
     def test_nan_is_found_and_named(self, on_disk, tmp_path):
         x, y = on_disk
