@@ -84,7 +84,7 @@ def main() -> None:
         "versions": list_versions("torch", "numpy", "scipy", "scikit-learn", "soundfile", "soxr"),
         "hardware": describe_machine(),
     }
-    print(json.dumps(result))
+    print(json.dumps(result, indent=2))
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
-"""Accuracies that README, docs and model cards claim are those of docs/results."""
+"""Figures that README, docs and model cards claim are those of docs/results and of the logs in docs/training."""
 
 from __future__ import annotations
 
+import csv
 import json
 import re
 from collections.abc import Iterator
@@ -14,26 +15,44 @@ import sedembed
 from sedembed._evaluation.evaluate import find_task
 
 ROOT = Path(__file__).parents[1]
-RESULTS = ROOT / "docs" / "results"
-# Row of a table in README and docs to the result behind it. To be given a result when it is measured anew.
+RESULTS, LOGS = ROOT / "docs" / "results", ROOT / "docs" / "training"
+# What a row of a table says, and the result behind it.
 ROWS = {
-    "`talnet`": "talnet",
-    "`weanet`": "weanet",
-    "TALNet untrained": "untrained",
-    "mean and deviation of the log-mel features": "log-mel",
+    "averaged with version 4": "esc50-talnet-5b-averaged",
+    "`talnet-5b`": "esc50-talnet-5b",
+    "`talnet`": "esc50-talnet",
+    "`weanet`": "esc50-weanet",
+    "TALNet untrained": "esc50-untrained",
+    "mean and deviation of the log-mel features": "esc50-log-mel",
 }
-# Rows of development versions, and what others measured: their results are not kept.
-QUOTED = ("version 3", "for comparison", "the paper's")
+QUOTED = "the paper's"  # what others measured
 TABLES = {"README.md": "| features | ESC-50 accuracy |", "docs/training.md": "| features | accuracy | by fold |"}
+RUNS = {"talnet-4c": "esc50-talnet", "talnet-5b": "esc50-talnet-5b", "weanet-6": "esc50-weanet"}
+HELD_OUT = {
+    "correlation": ("correlation", "{:.3f}"),
+    "same top event": ("top1_agreement", "{:.1%}"),
+    "MAP": ("map", "{:.3f}"),
+    "MAUC": ("mauc", "{:.3f}"),
+    "Kullback-Leibler divergence": ("kl", "{:.2f}"),
+}
+PAGES = ["README.md", "CHANGELOG.md", *sorted(f"docs/{file.name}" for file in (ROOT / "docs").glob("*.md"))]
 
 
-def result(name: str) -> dict[str, Any] | None:
-    file = RESULTS / f"esc50-{name}.json"
-    return json.loads(file.read_text(encoding="utf-8")) if file.exists() else None
+def read(page: str) -> str:
+    return (ROOT / page).read_text(encoding="utf-8")
+
+
+def result(name: str) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
+    return found
 
 
 def score(found: dict[str, Any]) -> float:
-    return found["score"] if "score" in found else found["accuracy"]
+    return float(found["score"] if "score" in found else found["accuracy"])
+
+
+def percent(found: dict[str, Any]) -> str:
+    return f"{100 * score(found):.2f} %"
 
 
 def folds(found: dict[str, Any]) -> list[float]:
@@ -41,6 +60,7 @@ def folds(found: dict[str, Any]) -> list[float]:
 
 
 def table(text: str, header: str) -> list[list[str]]:
+    """Cells of the table whose header line begins so."""
     lines = text.split(header, 1)[1].splitlines()[2:]
     rows = []
     for line in lines:
@@ -50,78 +70,147 @@ def table(text: str, header: str) -> list[list[str]]:
     return rows
 
 
-def disagreements(page: str, text: str) -> Iterator[str]:
-    """What a table says otherwise than the results do; rows without a result are named too."""
+def accuracies(page: str, text: str) -> Iterator[str]:
+    """What the table of accuracies says otherwise than the results do; rows without a result are named too."""
     for name, accuracy, *rest in table(text, TABLES[page]):
-        if any(word in name for word in QUOTED):
+        if QUOTED in name:
             continue
         behind = next((kept for row, kept in ROWS.items() if row in name), None)
-        found = None if behind is None else result(behind)
-        if found is None:
-            if behind not in NOT_KEPT:
-                yield f"{page}: {name}: no result in docs/results"
+        if behind is None:
+            yield f"{name}: no result in docs/results"
             continue
-        if accuracy != f"{100 * score(found):.2f} %":
-            yield f"{page}: {name}: {accuracy}, measured {100 * score(found):.2f} %"
-        version = re.search(r"version (\w+)", name)
-        if version and version[1] != found["model_version"]:
-            yield f"{page}: {name}: measured with version {found['model_version']}"
+        found = result(behind)
+        if accuracy != percent(found):
+            yield f"{name}: {accuracy}, measured {percent(found)}"
+        version = re.search(r"` version (\w+)|, version (\w+)$", name)
+        if version and (version[1] or version[2]) != found["model_version"]:
+            yield f"{name}: measured with version {found['model_version']}"
         for cell in rest:
-            said = [float(value) for value in cell.split(",")]
-            measured = [100 * value for value in folds(found)]
+            said, measured = [float(value) for value in cell.split(",")], [100 * value for value in folds(found)]
             if len(said) != len(measured) or any(abs(a - b) > 0.0501 for a, b in zip(said, measured, strict=True)):
-                yield f"{page}: {name}: folds {cell}, measured {measured}"
+                yield f"{name}: folds {cell}, measured {measured}"
 
 
-# Measured before results were kept; the command is in docs/results/README.md.
-NOT_KEPT = {"untrained"}
+def runs(text: str) -> Iterator[str]:
+    """What the table of training runs says otherwise than their logs and the results do."""
+    for name, *_, accuracy, losses in table(text, "| run | starts from |"):
+        run = name.strip("`")
+        with (LOGS / f"{run}.csv").open(newline="", encoding="utf-8") as stream:
+            rows = [row for row in csv.DictReader(stream) if row["held_out_kl"]]
+        step = re.search(r"at step ([\d ]+)$", losses)
+        row = rows[-1] if step is None else next(row for row in rows if row["step"] == step[1].replace(" ", ""))
+        measured = f"{float(row['held_out_bce']):.2f} ({float(row['held_out_kl']):.2f})"
+        if losses.partition(" at step")[0] != measured:
+            yield f"{run}: {losses}, the log says {measured}"
+        said = re.search(r"[\d.]+ %", accuracy)
+        if said and (run not in RUNS or said[0] != percent(result(RUNS[run]))):
+            yield f"{run}: {said[0]} is not in docs/results"
+
+
+def held_out(text: str) -> Iterator[str]:
+    """What the table of held-out recordings says otherwise than the results do."""
+    names = [re.sub(r" version \d+", "", name).strip("` ").lower() for name in header_of(text)]
+    for row, *cells in table(text, "| | TALNet version"):
+        key, form = next(value for name, value in HELD_OUT.items() if row.startswith(name))
+        for name, cell in zip(names, cells, strict=True):
+            measured = form.format(result(f"held-out-{name}")[key]).replace("%", " %")
+            if cell != measured:
+                yield f"{name}: {row} {cell}, measured {measured}"
+
+
+def header_of(text: str) -> list[str]:
+    (line,) = [line for line in text.splitlines() if line.startswith("| | TALNet version")]
+    return [cell.strip() for cell in line.strip("|").split("|")[1:]]
+
+
+def stray(text: str) -> list[str]:
+    """Accuracies to a hundredth of a percent that no result has, wherever they stand."""
+    measured = {percent(result(file.stem)) for file in RESULTS.glob("esc50-*.json")}
+    return [said for said in re.findall(r"\d\d\.\d\d %", text) if said not in measured]
+
+
+def card(name: str, text: str) -> Iterator[str]:
+    """What a model card says otherwise than the results do."""
+    found, beside = result(f"esc50-{name}"), result(f"held-out-{name}")
+    lines = [
+        rf"accuracy {score(found):.4f} \(standard deviation over folds {found['std']:.3f}\) \|",
+        rf"^correlation of clip .* \| {beside['correlation']:.3f} \|",
+        rf"^top event .* \| {beside['top1_agreement']:.3f} \|",
+        rf"^MAP .* {beside['classes_present']} classes \| {beside['map']:.3f} \|",
+        rf"^Kullback-Leibler .* \| {beside['kl']:.3f} \|",
+        rf"^ +value: {score(found):.4f}$",
+    ]
+    if name == "talnet":
+        lines.append(rf"same network untrained \| accuracy {score(result('esc50-untrained')):g} \|")
+        lines.append(rf"log-mel features \| accuracy {score(result('esc50-log-mel')):g} \|")
+    text = text.replace("\n| ", "\n")
+    yield from (f"{name}: {line}" for line in lines if not re.search(line, text, re.M))
 
 
 @pytest.mark.parametrize("page", TABLES)
-def test_tables(page: str):
-    text = (ROOT / page).read_text(encoding="utf-8")
-    assert list(disagreements(page, text)) == []
-    assert len(table(text, TABLES[page])) >= 5
+def test_accuracies(page: str):
+    assert list(accuracies(page, read(page))) == []
+    assert len(table(read(page), TABLES[page])) >= 5
 
 
-@pytest.mark.parametrize("page", TABLES)
-def test_a_changed_figure_is_noticed(page: str):
-    text = (ROOT / page).read_text(encoding="utf-8")
-    found = result("weanet")
-    assert found is not None
-    figure = f"{100 * score(found):.2f}"
-    changed = text.replace(figure, f"{float(figure) + 1:.2f}")
-    assert changed != text
-    assert [line for line in disagreements(page, changed) if "weanet" in line and "measured" in line]
-    row = next(
-        line for line in text.splitlines() if line.startswith("|") and "mean and deviation of the log-mel" in line
-    )
-    assert not [line for line in disagreements(page, text.replace(row + "\n", "")) if "measured" in line]
-    unknown = row.replace("mean and deviation of the log-mel features", "a new network")
-    assert [line for line in disagreements(page, text.replace(row, unknown)) if "no result" in line]
+def test_training_runs():
+    assert list(runs(read("docs/training.md"))) == []
+
+
+def test_held_out_recordings():
+    assert list(held_out(read("docs/training.md"))) == []
+    assert len(header_of(read("docs/training.md"))) == 3
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_no_accuracy_without_a_result(page: str):
+    assert stray(read(page)) == []
 
 
 @pytest.mark.parametrize("name", ["talnet", "weanet"])
 def test_cards_and_records(name: str):
-    found = result(name)
-    if found is None:
-        assert name in NOT_KEPT
-        return
-    record = sedembed.describe_model(name)
+    found, record = result(f"esc50-{name}"), sedembed.describe_model(name)
     assert (found["model_version"], found["model_sha256"]) == (record.version, record.sha256)
     assert round(score(found), 4) == record.metrics["esc50_accuracy"]
-    card = (ROOT / "sedembed" / "weights" / name / "README.md").read_text(encoding="utf-8")
-    said = re.search(r"accuracy ([\d.]+) \(standard deviation over folds ([\d.]+)\)", card)
-    assert said is not None
-    assert said.groups() == (f"{score(found):.4f}", f"{found['std']:.3f}")
+    assert list(card(name, read(f"sedembed/weights/{name}/README.md"))) == []
+
+
+@pytest.mark.parametrize("file", sorted(RESULTS.glob("esc50-*.json")), ids=lambda file: file.stem)
+def test_every_changed_accuracy_is_noticed(file: Path):
+    said, other = percent(result(file.stem)), f"{100 * score(result(file.stem)) + 1:.2f} %"
+    pages = [page for page in TABLES if said in read(page)]
+    assert pages, "a result that no page claims"
+    for page in pages:
+        changed = read(page).replace(said, other)
+        assert [line for line in accuracies(page, changed) if other in line]
+        assert other in stray(changed)
+
+
+def test_other_changed_figures_are_noticed():
+    text = read("docs/training.md")
+    row = next(line for line in text.splitlines() if line.startswith("| mean and deviation of the log-mel"))
+    unknown = text.replace(row, row.replace("mean and deviation of the log-mel features", "a new network"))
+    assert [line for line in accuracies("docs/training.md", unknown) if "no result" in line]
+    kept = result("esc50-weanet")
+    first = f"| {100 * folds(kept)[0]:.1f}, "
+    assert first in text
+    assert [line for line in accuracies("docs/training.md", text.replace(first, "| 12.3, ")) if "folds 12.3" in line]
+    assert list(runs(text.replace("(TALNet version 1)", "85.70 % (TALNet version 1)")))
+    assert list(runs(text.replace("7.68 (2.02)", "7.68 (2.03)")))
+    correlation = f"{result('held-out-talnet')['correlation']:.3f}"
+    assert list(held_out(text.replace(f"| {correlation} |", "| 0.999 |")))
+    page = read("sedembed/weights/talnet/README.md")
+    assert list(card("talnet", page.replace(f"| {correlation} |", "| 0.999 |")))
+    assert list(card("talnet", page.replace(f"value: {score(result('esc50-talnet'))}", "value: 0.95")))
 
 
 def test_the_figures_of_the_paper_are_those_of_the_task():
     paper = find_task("esc50").paper
     said = f"| {100 * paper['talnet']:.1f} %, {100 * paper['weanet']:.1f} % |"
     for page, header in TABLES.items():
-        text = (ROOT / page).read_text(encoding="utf-8").split(header, 1)[1]
-        row = next(line for line in text.splitlines() if "the paper's TALNet and WEANet" in line)
+        row = next(
+            line for line in read(page).split(header, 1)[1].splitlines() if "the paper's TALNet and WEANet" in line
+        )
         assert said in row
 
 
@@ -129,7 +218,7 @@ def test_the_figures_of_the_paper_are_those_of_the_task():
 def test_results_say_how_to_repeat_them(file: Path):
     found = json.loads(file.read_text(encoding="utf-8"))
     assert {"command", "seed", "versions", "clips_sha256", "hardware"} <= found.keys()
-    assert re.match(r"(sedembed evaluate|python examples/)", found["command"])
+    assert re.match(r"(sedembed evaluate|python examples/|python -m sedembed\._training)", found["command"])
     assert re.fullmatch(r"[0-9a-f]{64}", found["clips_sha256"])
     assert found.get("partial", False) is False
     assert f"`{file.name}`" in (RESULTS / "README.md").read_text(encoding="utf-8")

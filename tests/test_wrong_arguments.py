@@ -51,7 +51,7 @@ VALUES: list[Any] = [
     np.array([1.0, np.nan]),
     np.array(["x"]),
     np.zeros((2, 2, 2)),
-    np.datetime64("NaT"),
+    np.datetime64("NaT", "D"),
     slice(1),
 ]
 

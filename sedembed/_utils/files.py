@@ -6,6 +6,7 @@ import hashlib
 import logging
 import os
 import stat
+import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -32,6 +33,8 @@ logger = logging.getLogger(__name__)
 
 # Files that were still being written when a process was killed end like this.
 PARTIAL_SUFFIX = ".partial"
+_IS_WINDOWS = os.name == "nt"  # where a file that is open cannot be replaced
+_SHARING_SECONDS = 2.0
 
 
 @contextmanager
@@ -65,7 +68,7 @@ def atomic_file(file: Path) -> Iterator[IO[bytes]]:
                 yield opened
                 opened.flush()
                 os.fsync(opened.fileno())
-            partial.replace(target)
+            _replace(partial, target)
             sync_directory(target.parent)
         finally:
             partial.unlink(missing_ok=True)
@@ -73,6 +76,20 @@ def atomic_file(file: Path) -> Iterator[IO[bytes]]:
         raise
     except OSError as error:
         raise cannot_write(file, error) from error
+
+
+def _replace(partial: Path, target: Path) -> None:
+    """Put a file in the place of another; on Windows wait until readers and virus scanners have closed that."""
+    deadline = time.monotonic() + _SHARING_SECONDS
+    while True:
+        try:
+            partial.replace(target)
+        except PermissionError:
+            if not _IS_WINDOWS or time.monotonic() > deadline:
+                raise
+            time.sleep(_SHARING_SECONDS / 40)
+        else:
+            return
 
 
 def refuse_file(folder: Path) -> None:
@@ -121,7 +138,7 @@ def cannot_write(file: Path, error: OSError) -> WriteError:
 
 def sync_directory(directory: Path) -> None:
     """Make renames in a directory last through a power cut, where the system can."""
-    if os.name == "nt":
+    if _IS_WINDOWS:
         return
     descriptor = os.open(directory, os.O_RDONLY)
     try:

@@ -5,6 +5,7 @@ One JSON line for each recording. A killed run leaves the file, and the same com
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import logging
@@ -80,7 +81,8 @@ class Journal:
         if complete:
             self.file.unlink(missing_ok=True)
         self._lock.close()
-        self.file.with_name(f"{self.file.name}.lock").unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # on Windows, while another process tries the lock
+            self.file.with_name(f"{self.file.name}.lock").unlink(missing_ok=True)
 
     def _open(self) -> IO[bytes]:
         """Read what an earlier run left, and open the file to append behind its last whole line."""

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from sedembed._utils import files
 from sedembed._utils.files import Lock, LockedError, atomic_file, sha256_of, write_atomic
 from sedembed.errors import SedembedError, WriteError
 
@@ -32,6 +33,30 @@ def test_a_link_stays_and_its_target_is_replaced(tmp_path: Path):
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="pipes are files on POSIX systems only")
+def test_on_windows_a_reader_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    file, tries, replace = tmp_path / "a.txt", [], Path.replace
+
+    def shared(partial: Path, target: Path) -> Path:
+        tries.append(target)
+        if len(tries) % 3:
+            raise PermissionError(13, "it is being used by another process", str(target))
+        return replace(partial, target)
+
+    monkeypatch.setattr(Path, "replace", shared)
+    with pytest.raises(WriteError, match="being used by another process"):
+        write_atomic(file, "elsewhere it is an error at once")
+    assert len(tries) == 1
+    tries.clear()
+    monkeypatch.setattr(files, "_IS_WINDOWS", True)
+    write_atomic(file, "new")
+    assert (len(tries), file.read_text()) == (3, "new")
+    tries.clear()
+    monkeypatch.setattr(files, "_SHARING_SECONDS", -1.0)
+    with pytest.raises(WriteError, match="being used by another process"):
+        write_atomic(file, "too late")
+    assert [path.name for path in tmp_path.iterdir()] == ["a.txt"]
+
+
 def test_a_pipe_is_written_to(tmp_path: Path):
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)

@@ -106,7 +106,7 @@ class TestLabels:
 
     @pytest.mark.parametrize(
         ("gap", "shown"),
-        [(None, "None"), (float("nan"), "nan"), (np.datetime64("NaT"), "NaT")],
+        [(None, "None"), (float("nan"), "nan"), (np.datetime64("NaT", "D"), "NaT")],
         ids=["none", "nan", "nat"],
     )
     def test_a_gap(self, data, gap, shown):

@@ -6,6 +6,7 @@ Run by ``python -m sedembed._training.distillation.held_out --help``.
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import sys
 from pathlib import Path
@@ -17,6 +18,8 @@ from numpy.typing import NDArray
 from sedembed import metrics
 from sedembed._training.distillation.collection import SAMPLE_RATE, open_collection
 from sedembed._training.distillation.teacher import load_teacher, to_teacher_rate
+from sedembed._utils.machine import describe_machine
+from sedembed._utils.versions import list_versions
 from sedembed.loading import load_model
 
 __all__ = ["compare", "main"]
@@ -49,7 +52,7 @@ def compare(ours: NDArray[np.floating], theirs: NDArray[np.floating], threshold:
 
 
 def main() -> None:
-    """Print the figures of one model as JSON."""
+    """Print the figures of one model as JSON, with all that is needed to repeat them."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", required=True, help="name or directory, as for load_model")
     parser.add_argument("--data", type=Path, nargs="+", required=True, help="folders that the model was trained on")
@@ -62,14 +65,27 @@ def main() -> None:
     collection = open_collection(arguments.data, arguments.cache, arguments.share)
     teacher = load_teacher(arguments.data[0] / "teacher" / "mn04_as.safetensors")
     model = load_model(arguments.model, device="cpu")
-    ours, theirs = [], []
-    for index in np.flatnonzero(collection.held_out):
+    held, ours, theirs = np.flatnonzero(collection.held_out), [], []
+    for index in held:
         waveform = collection.repeated(int(index))
         with torch.inference_mode():
             theirs.append(torch.sigmoid(teacher(to_teacher_rate(waveform[None], SAMPLE_RATE)).logits)[0].numpy())
         ours.append(model.tag(waveform))
-    figures = compare(np.stack(ours), np.stack(theirs), arguments.threshold)
-    sys.stdout.write(json.dumps(figures, indent=2) + "\n")
+    listed = "".join(f"{collection.files[index]}\n" for index in held)
+    result = {
+        "model": model.record.name,
+        "model_version": model.record.version,
+        "model_sha256": model.record.sha256,
+        **compare(np.stack(ours), np.stack(theirs), arguments.threshold),
+        "threshold": arguments.threshold,
+        "command": f"python -m sedembed._training.distillation.held_out --model {model.record.name} --data "
+        f"{' '.join(folder.name for folder in arguments.data)} --cache runs/cache",
+        "seed": None,  # nothing is drawn
+        "versions": list_versions("torch", "numpy", "scipy"),
+        "clips_sha256": hashlib.sha256(listed.encode()).hexdigest(),
+        "hardware": describe_machine(),
+    }
+    sys.stdout.write(json.dumps(result, indent=2) + "\n")
 
 
 if __name__ == "__main__":
