@@ -99,7 +99,9 @@ def compare_on_labels(
     if metric is not None:
         check_name(metric)
     names = _distinct_names(models)
-    listed = list_recordings(folder, results).files
+    listing = list_recordings(folder, results)
+    listing.refuse_empty(folder)
+    listed = listing.files
     table = table_of(labels, listed)
     if table.parts is not None and window is None:
         raise InvalidArgumentError(

@@ -191,6 +191,8 @@ def as_clips(x: Any) -> list[Any]:
 def check_sample_rate(sr: object) -> int:
     """Return a rate in Hz as an int; InvalidWaveformError unless it is a whole number from 100 to 1 000 000."""
     expected = f"Expected a sample rate in Hz, a whole number from {_LOWEST_RATE} to {_HIGHEST_RATE}, got"
+    if isinstance(sr, np.ndarray) and sr.shape == ():
+        sr = sr.item()  # what Hugging Face datasets give in the format "numpy"
     if isinstance(sr, bool | np.bool_) or not isinstance(sr, numbers.Real):
         raise InvalidWaveformError(f"{expected} {sr!r} ({type(sr).__name__}); pass an int such as 16000.")
     rate = float(sr)

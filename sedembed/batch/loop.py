@@ -30,6 +30,8 @@ from sedembed.errors import AudioError, InvalidArgumentError
 __all__ = ["FolderRun", "Job", "Outcome", "check_options"]
 
 logger = logging.getLogger(__name__)
+# Of its own, so that a program that lists failures itself can leave it out.
+failures = logging.getLogger(f"{__name__}.failures")
 
 _State = TypeVar("_State")
 _MOST_WORKERS = 1024  # threads
@@ -266,7 +268,7 @@ class FolderRun(Generic[_State]):
         if error is not None:
             if state is not None:
                 self._job.drop(state)
-            logger.warning("%s: %s: %s", source.path, type(error).__name__, error)
+            failures.warning("%s: %s: %s", source.path, type(error).__name__, error)
         return Outcome(source, value, error)
 
 

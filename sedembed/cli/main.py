@@ -14,13 +14,13 @@ from collections.abc import Sequence
 from sedembed._utils.text import did_you_mean
 
 # Nothing heavier at the top: `sedembed --help` must not wait for torch.
-from sedembed.cli.common import GOOD, INTERRUPTED, UNUSABLE, Command, complain, explain
-from sedembed.errors import SedembedError
+from sedembed.cli.common import GOOD, INTERRUPTED, SOME_FAILED, UNUSABLE, Command, complain, explain
+from sedembed.errors import AudioError, SedembedError
 
 __all__ = ["main"]
 
 # Modules of `sedembed.cli`, in the order of the help text.
-_GROUPS = ("vectors", "events", "explore", "probe", "evaluate", "analyze", "finetune", "train", "check")
+_GROUPS = ("vectors", "events", "explore", "probe", "evaluate", "analyze", "finetune", "train", "check", "completion")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -46,11 +46,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if named is not None and named not in commands:
         parser.error(f"no command is called {named!r}.{did_you_mean(named, commands)} sedembed --help lists all.")
     options = parser.parse_args(given)
-    logging.basicConfig(
-        level=logging.INFO if options.verbose else logging.WARNING,
-        format="%(levelname)s: %(message)s",
-        stream=sys.stderr,
-    )
+    said = logging.StreamHandler(sys.stderr)
+    # The commands say themselves which recordings failed.
+    said.addFilter(lambda record: not record.name.endswith(".failures"))
+    level = logging.INFO if options.verbose else logging.WARNING
+    logging.basicConfig(level=level, format="%(levelname)s: %(message)s", handlers=[said])
     command: Command = options.command
     try:
         code = command(options)
@@ -63,6 +63,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # The reader, such as `head`, has seen enough; closing now keeps Python from complaining at exit.
         sys.stderr.close()
         return GOOD
+    except AudioError as error:  # the one recording that was named
+        complain(str(error))
+        return SOME_FAILED
     except OSError as error:
         complain(str(error) if isinstance(error, SedembedError) else explain(error))
         return UNUSABLE
@@ -110,7 +113,7 @@ def _parser() -> tuple[argparse.ArgumentParser, list[str]]:
 
     def add(name: str, command: Command, text: str) -> argparse.ArgumentParser:
         sub = commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
-        sub.set_defaults(command=command)
+        sub.set_defaults(command=command, parser=parser)
         sub.add_argument("-v", "--verbose", action="store_true", help="say more on stderr")
         return sub
 

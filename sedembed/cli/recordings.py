@@ -67,7 +67,7 @@ def find_recordings(paths: Sequence[Path]) -> Recordings:
     Raises
     ------
     MissingFileError
-        For a folder without sound files, or a glob that nothing matches.
+        For a folder without sound files, a name of nothing, or a glob that nothing matches.
     """
     chosen = [match for path in paths for match in _expand(path)]
     if len(chosen) == 1 and chosen[0].is_dir():
@@ -91,12 +91,14 @@ def find_recordings(paths: Sequence[Path]) -> Recordings:
 
 def _expand(path: Path) -> list[Path]:
     """Files and folders that an argument stands for: itself, or what a glob matches."""
-    if path.exists() or not glob.has_magic(str(path)):
-        if not path.exists() and (found := _URL.match(str(path))):
+    if path.exists():
+        return [path]
+    if not glob.has_magic(str(path)):
+        if found := _URL.match(str(path)):
             raise InvalidArgumentError(
                 f"Expected a file or folder on this machine, got a URL ({found[0]}...); download it."
             )
-        return [path]
+        raise MissingFileError(f"Expected a recording or a folder at {path}, found nothing. Check the spelling.")
     from sedembed.audio.reader import AUDIO_EXTENSIONS
 
     anchor = Path(path.anchor)

@@ -111,7 +111,9 @@ class TestRates:
         with pytest.raises(InvalidWaveformError, match="Expected a sample rate in Hz"):
             check_sample_rate(rate)
 
-    @pytest.mark.parametrize("rate", [16000, 16000.0, np.int64(16000), np.float32(16000), Fraction(16000)])
+    @pytest.mark.parametrize(
+        "rate", [16000, 16000.0, np.int64(16000), np.float32(16000), np.array(16000), Fraction(16000)]
+    )
     def test_accepted(self, rate):
         assert check_sample_rate(rate) == 16000
         assert type(check_sample_rate(rate)) is int

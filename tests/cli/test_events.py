@@ -60,8 +60,10 @@ class TestCommand:
 
     def test_nothing_readable_leaves_the_old_file(self, command, folder, tmp_path, capsys):
         (tmp_path / "e.csv").write_text("old")
-        assert command(folder / "none.wav", "-o", tmp_path / "e.csv") == 1
-        assert "none.wav: MissingFileError" in capsys.readouterr().err
+        (tmp_path / "text.wav").write_text("no sound")
+        assert command(tmp_path / "text.wav", "-o", tmp_path / "e.csv") == 1
+        assert "text.wav: AudioDecodeError" in capsys.readouterr().err
+        assert command(folder / "none.wav", "-o", tmp_path / "e.csv") == 2
         assert (tmp_path / "e.csv").read_text() == "old"
 
     def test_format_goes_by_the_suffix(self, command, folder, tmp_path):

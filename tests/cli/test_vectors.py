@@ -86,7 +86,7 @@ class TestTag:
         assert capsys.readouterr().err.count("\n") == 1
 
     def test_missing_file_and_model(self, folder, untrained_model_dir, capsys):
-        assert main(["tag", str(folder / "none.wav"), "--model", str(untrained_model_dir)]) == 1
+        assert main(["tag", str(folder / "none.wav"), "--model", str(untrained_model_dir)]) == 2
         assert main(["tag", str(folder), "--model", "tallnet"]) == 2
         assert "talnet" in capsys.readouterr().err
 
