@@ -14,10 +14,10 @@ from numpy.typing import ArrayLike, NDArray
 from sedembed._utils.checks import check_type
 from sedembed.detection.detect import detect, detect_blocks, detect_clips, detect_latest
 from sedembed.detection.events import DEFAULT_THRESHOLD, Event, EventRules
+from sedembed.engine.clips import run_clips
 from sedembed.engine.inputs import clip_blocks, is_several, list_clips, naming_clip, stream_blocks
 from sedembed.engine.runner import Runner
 from sedembed.engine.windows import WINDOW_SECONDS, ClipSum, Hops, WindowResult, refuse_nonfinite
-from sedembed.engine.workers import run_clips
 from sedembed.errors import InvalidArgumentError, InvalidWaveformError
 from sedembed.models.base import Backbone
 from sedembed.models.registry import ModelRecord

@@ -103,9 +103,15 @@ def test_measure_probe(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("arguments", [("--hours", 0.005), ("--files", 3)])
-def test_measure_memory(arguments):
-    assert "MiB" in run("measure_memory.py", *arguments)
+def test_measure_memory(tmp_path):
+    pytest.importorskip("matplotlib", reason="draws the figures")
+    file, picture = tmp_path / "memory.json", tmp_path / "memory.png"
+    printed = run("measure_memory.py", "--files", 3, "--hours", 0.005, "--json", file, "--plot", picture)
+    rows = json.loads(file.read_text())
+    assert [(row["files"], row["vectors"], row["failures"]) for row in rows] == [(3, 3, 0), (1, 1, 0)]
+    assert all(row["peak MiB"] > row["model alone MiB"] > 0 for row in rows)
+    assert len(printed.splitlines()) == 4
+    assert picture.stat().st_size > 10_000
 
 
 @pytest.mark.slow

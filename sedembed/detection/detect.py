@@ -11,10 +11,11 @@ import torch
 from numpy.typing import NDArray
 
 from sedembed.detection.events import Event, EventDetector, EventRules, sort_events
+from sedembed.engine.clips import run_pieces
 from sedembed.engine.inputs import naming_clip
 from sedembed.engine.runner import Runner
 from sedembed.engine.windows import iter_overlapping, refuse_nonfinite
-from sedembed.engine.workers import Pending, Piece, run_pieces
+from sedembed.engine.workers import Pending, Piece
 
 __all__ = [
     "OverlappingWindows",

@@ -16,8 +16,7 @@ from sedembed.batch.embed_folder import embed_folder
 from sedembed.embedder import Embedder
 from sedembed.engine import workers as module
 from sedembed.engine.runner import Runner
-from sedembed.engine.windows import WindowResult
-from sedembed.engine.workers import Piece, Source, WorkerPool, alive, run_clips
+from sedembed.engine.workers import Piece, Source, WorkerPool, alive
 from sedembed.errors import AudioTimeoutError
 from tests.batch.embed_folder_faults_helpers import Write, break_reading, check, failures, run_python
 
@@ -225,33 +224,3 @@ class TestWorkerPool:
         assert found == {0: [0, 2, 4, 6, 8, 10]}
         assert log == ["start", "start", "finish", "start", "finish", "finish"]
         assert len(threads) == 1
-
-
-class TestRunClips:
-    @pytest.mark.parametrize("model", ["untrained_embedder", "small_weanet"])
-    def test_the_same_bits_whatever_the_workers(self, model: str, request: pytest.FixtureRequest):
-        fixture = request.getfixturevalue(model)
-        runner = fixture.runner if isinstance(fixture, Embedder) else Embedder(fixture, device="cpu").runner
-        rng = np.random.default_rng(0)
-        clips = [rng.normal(0, 0.1, 16_000 * length // 2).astype(np.float32) for length in (3, 2, 5, 3, 2, 9, 4, 3, 2)]
-        found = []
-        for workers in (1, 2, 5):
-            results: dict[int, WindowResult] = dict(
-                run_clips(runner, len(clips), lambda i: iter([clips[i]]), probabilities=True, workers=workers)
-            )
-            assert sorted(results) == list(range(len(clips)))
-            found.append([results[i] for i in range(len(clips))])
-        for others in found[1:]:
-            for one, other in zip(found[0], others, strict=True):
-                np.testing.assert_array_equal(one.frames, other.frames)
-                np.testing.assert_array_equal(one.pool_terms, other.pool_terms)
-
-    def test_the_first_error_counts(self, untrained_embedder: Embedder):
-        def windows(index: int) -> Iterator[np.ndarray]:
-            if index in (5, 9):
-                time.sleep(0.1 if index == 5 else 0)
-                raise ValueError(f"clip {index}")
-            yield np.zeros(1600, np.float32)
-
-        with pytest.raises(ValueError, match="clip 5"):
-            list(run_clips(untrained_embedder.runner, 12, windows, workers=4))
