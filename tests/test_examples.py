@@ -145,10 +145,15 @@ class TestFinetune:
         return load("finetune", monkeypatch)
 
     def test_clips(self, finetune, esc50, tmp_path):
-        train, test = finetune.cut_sounds(tmp_path)
-        assert set(train.labels) == set(test.labels) == {"background", "device", "living"}
-        assert not set(train.groups) & set(test.groups)
+        train, test = finetune.make_crickets(tmp_path, 2, 1)
+        assert len(set(train.labels)) == len(test.rows) == 8
         assert all(path.exists() for path in [*train.paths, *test.paths])
+        # The strongest frequency of the envelope is the rate of pulses of the species, or twice that.
+        for path, label in zip(train.paths, train.labels, strict=True):
+            sound, _ = soundfile.read(path)
+            envelope = np.abs(np.fft.rfft(sound**2 - np.mean(sound**2)))[: 2 * 20]
+            times = np.argmax(envelope) / 2 / (4 * 4 ** (int(label[-1]) / 7))
+            assert min(abs(times - 1), abs(times - 2)) < 0.2
         train, test = finetune.read_esc50(esc50, 2)
         assert {path.name[0] for path in test.paths} == {"2"}
         assert {path.name[0] for path in train.paths} == {"1", "3", "4", "5"}
@@ -161,7 +166,7 @@ class TestFinetune:
         finetune.main([*map(str, arguments)])
         printed = capsys.readouterr().out
         assert "16 clips to train on, 4 to test on, 2 classes" in printed
-        assert re.search(r"\| 0 \| [01] of 1 \| \d\.\d{4} \| \d\.\d{4} \|", printed)
+        assert re.search(r"\| 0 \| [01] of 1 \| \d\.\d{4}, \d\.\d{4} \| \d\.\d{4} \| \d\.\d min \|", printed)
         assert (small_weanet_dir / "model.safetensors").read_bytes() == before
         assert sedembed.load_model(tmp_path / "seed-0", device="cpu").embedding_size == 24
 

@@ -32,7 +32,8 @@ img { display: block; background: #fff; }
 .scroll { overflow: auto; max-height: 90vh; }
 table { border-collapse: collapse; font-size: .9em; }
 th, td { text-align: left; vertical-align: top; padding: .2em .8em .2em 0; border-bottom: 1px solid var(--thin); }
-td { overflow-wrap: anywhere; min-width: 6em; }
+td:first-child { white-space: nowrap; }
+.settings td { overflow-wrap: anywhere; }
 th { position: sticky; top: 0; background: var(--ground); }
 .large { font-weight: 600; }
 @media screen and (max-width: 700px) {
@@ -65,12 +66,14 @@ clusters that one cut through the tree gives; the same in all pictures.</figcapt
 
 <h2>Which sound events explain the classes</h2>
 <p>The ten strongest pairs; ● marks cosines of 0.2 and more, which the paper calls large.</p>
+<div class="scroll">
 <table>
 <thead><tr><th>Class</th><th>Sound event</th><th>Cosine</th></tr></thead>
 <tbody>
 $pairs
 </tbody>
 </table>
+</div>
 <figure>
 <div class="wide"><img alt="Cosines of the classes with their strongest events"
 src="data:image/svg+xml;base64,$strongest"></div>
@@ -94,7 +97,7 @@ searches and names each cell.</figcaption>
 </figure>
 
 <h2>How this was made</h2>
-<table>
+<table class="settings">
 <tbody>
 $settings
 </tbody>

@@ -20,6 +20,8 @@ from torch import nn
 from tqdm import tqdm
 
 from sedembed import metrics
+from sedembed._training.augment import change_gain, mix
+from sedembed._training.averaging import average_into
 from sedembed._training.batches import Batch, BatchMaker
 from sedembed._training.checkpoint import find_nonfinite, load_checkpoint, save_checkpoint
 from sedembed._training.clips import ClipSet
@@ -49,7 +51,6 @@ logger = logging.getLogger(__name__)
 
 _COLUMNS = ("step", "epoch", "loss", "learning_rate", "gradient_norm", "validation_score", "validation_loss")
 _RUN, _PROBE, _FEATURES = "training", "probe", "features"
-_MIXUP = 17  # a random stream of its own, apart from those of sampler and crops
 _CARD = """---
 library_name: sedembed
 tags: [audio, sound-event-detection]
@@ -307,11 +308,10 @@ class _Finetuning:
         else:
             self.probe = self._fit_probe()
         self.head = self.probe.to_torch()
-        network.requires_grad_(True)
-        # The layers that name events have no part in the embedding: without a gradient AdamW leaves them as they are.
         network.to(device=self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.head.to(self.device)
-        if self.device.type == "cpu" and config.precision == "float32":
+        self._bfloat16 = has_bfloat16(self.device) if config.precision == "auto" else config.precision == "bfloat16"
+        if self.device.type == "cpu" and not self._bfloat16:
             use_winograd(network)
         self._steps = -(-len(self.train) // config.batch_size)
         settings = TrainConfig(
@@ -325,6 +325,8 @@ class _Finetuning:
         )
         self._batches = BatchMaker(settings, self.train, self._features, network, current_processes(), pad=False)
         self.optimizer = self._make_optimizer()
+        # What is scored and kept.
+        self.average, self.average_head = (copy.deepcopy(m).requires_grad_(False) for m in (network, self.head))
         if self._folder.checkpoint.exists():
             load_checkpoint(self._folder.checkpoint, self._restore)
             logger.info("continuing at step %d", self.step)
@@ -357,12 +359,20 @@ class _Finetuning:
 
     def _make_optimizer(self) -> torch.optim.Optimizer:
         config, groups = self.config, []
-        for module, rate in ((self.network, config.learning_rate), (self.head, config.head_learning_rate)):
+        blocks = trained_blocks(self.network)
+        if config.frozen_blocks >= len(blocks):
+            raise InvalidArgumentError(
+                f"frozen_blocks must be less than the {len(blocks)} blocks of this network, got {config.frozen_blocks}."
+            )
+        self.network.requires_grad_(False)
+        trained = [(block, config.learning_rate) for block in blocks[config.frozen_blocks :]]
+        for module, rate in (*trained, (self.head, config.head_learning_rate)):
+            module.requires_grad_(True)
             for matrices in (True, False):
                 chosen = [p for p in module.parameters() if (p.ndim >= 2) == matrices]
                 decay = config.weight_decay if matrices else 0.0
                 groups.append({"params": chosen, "lr": rate, "base_lr": rate, "weight_decay": decay})
-        return torch.optim.AdamW(groups)
+        return torch.optim.AdamW([group for group in groups if group["params"]])
 
     def _update(self, batch: Batch) -> tuple[float, float]:
         """One step; its loss and the norm of the gradient."""
@@ -374,36 +384,24 @@ class _Finetuning:
             if isinstance(module, nn.modules.batchnorm._BatchNorm):
                 module.eval()
         self.optimizer.zero_grad(set_to_none=True)
-        batch = self._mix(batch)
+        batch = change_gain(batch, self.network, config.gain, config.seed, self.step)
+        batch = mix(batch, config.mixup, config.seed, self.step)
         lengths = batch.lengths.to(device)
         equal = bool((batch.lengths == batch.features.shape[1]).all())
-        with torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bfloat16"):
+        with torch.autocast(device.type, torch.bfloat16, enabled=self._bfloat16):
             output = self.network.forward_normalised(batch.features.to(device), None if equal else lengths)
         embeddings = pool_embedding(self.network, output.frames.float(), output.lengths)
         loss = self._loss(self.head(embeddings), batch.targets, config.label_smoothing)
         torch.autograd.backward(loss)
-        parameters = [*self.network.parameters(), *self.head.parameters()]
+        parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
         norm = float(nn.utils.clip_grad_norm_(parameters, config.gradient_norm))
         value = float(loss.detach())
         if not (math.isfinite(value) and math.isfinite(norm)):
             raise self._folder.diverged(self.step + 1, f"loss {value:g}, norm of the gradient {norm:g}")
         self.optimizer.step()
+        for average, module in ((self.average, self.network), (self.average_head, self.head)):
+            average_into(average, module, config.average, self.step + 1)
         return value, norm
-
-    def _mix(self, batch: Batch) -> Batch:
-        if not self.config.mixup:
-            return batch
-        # A function of seed and step, so that an interrupted run goes on as it would have.
-        rng = np.random.default_rng((self.config.seed, _MIXUP, self.step))
-        other = torch.from_numpy(rng.permutation(len(batch.lengths)))
-        share = rng.beta(self.config.mixup, self.config.mixup, len(other)).astype(np.float32)
-        weight = torch.from_numpy(share)[:, None]
-        return Batch(
-            torch.lerp(batch.features[other], batch.features, weight[..., None]),
-            torch.lerp(batch.targets[other], batch.targets, weight),
-            batch.seconds,
-            torch.maximum(batch.lengths, batch.lengths[other]),
-        )
 
     def _loss(self, scores: torch.Tensor, targets: torch.Tensor, smoothing: float = 0.0) -> torch.Tensor:
         targets = targets.to(scores.device)
@@ -437,10 +435,10 @@ class _Finetuning:
 
     def _score(self) -> tuple[float, float]:
         """Compute validation score and loss, with embeddings as `Embedder.embed` gives them."""
-        embedder = Embedder(self.network, describe_network(self.network), device=self.device)
+        embedder = Embedder(self.average, describe_network(self.average), device=self.device)
         with torch.inference_mode():
             embeddings = torch.from_numpy(self._embed(embedder, self.held_out)).to(self.device)
-            scores = self.head(embeddings)
+            scores = self.average_head(embeddings)
             loss = float(self._loss(scores, torch.from_numpy(self.held_out.targets)))
         found = scores.float().cpu().numpy()
         if self.multilabel:
@@ -460,8 +458,8 @@ class _Finetuning:
             after=score,
             epoch=epoch,
         )
-        save_pretrained(self.network, self.out, card=card)
-        probe, linear = copy.copy(self.probe), self.head.linear
+        save_pretrained(self.average, self.out, card=card)
+        probe, linear = copy.copy(self.probe), self.average_head.linear
         probe.coef_, probe.intercept_ = (v.detach().cpu().numpy().copy() for v in (linear.weight, linear.bias))
         probe.model_ = identity(load_model(self.out, "cpu"))
         probe.save(self.out / _PROBE)
@@ -496,6 +494,8 @@ class _Finetuning:
             "step": self.step,
             "network": self.network.state_dict(),
             "head": self.head.state_dict(),
+            "average": self.average.state_dict(),
+            "average_head": self.average_head.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "best": self.best,
             "before": self.before,
@@ -506,9 +506,33 @@ class _Finetuning:
     def _restore(self, state: dict[str, Any]) -> None:
         self.network.load_state_dict(state["network"])
         self.head.load_state_dict(state["head"])
+        self.average.load_state_dict(state["average"])
+        self.average_head.load_state_dict(state["average_head"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.step, self.best, self.before = state["step"], state["best"], state["before"]
         self._losses = list(state["losses"])
+
+
+def trained_blocks(network: Backbone) -> list[nn.Module]:
+    """Blocks of a network whose weights have a part in the embedding, in the order in which it has them.
+
+    What names events has no part in it.
+    """
+    network.requires_grad_(True)
+    samples = torch.zeros(network.min_samples, device=network.mean.device)
+    frames = network(network.features(samples)[None]).frames.sum()
+    named = list(network.named_children())
+    parameters = [p for _, block in named for p in block.parameters()]
+    gradients = dict(zip(parameters, torch.autograd.grad(frames, parameters, allow_unused=True), strict=True))
+    return [block for _, block in named if any(gradients[p] is not None for p in block.parameters())]
+
+
+def has_bfloat16(device: torch.device) -> bool:
+    """Whether a device computes in bfloat16 by instructions of its own."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    probe = getattr(torch.cpu, "_is_avx512_bf16_supported", None)
+    return device.type == "cpu" and probe is not None and bool(probe())
 
 
 def pool_embedding(network: Backbone, frames: torch.Tensor, lengths: torch.Tensor | None) -> torch.Tensor:

@@ -28,10 +28,16 @@ class FinetuneConfig:
         Longer recordings are cropped at random to this length.
     learning_rate, head_learning_rate : float
         Of AdamW for the network and for the classifier, after a warm-up of one epoch; then half a cosine down to zero.
+    frozen_blocks : int
+        So many first blocks of the network stay as they are, which also saves their gradients.
     weight_decay : float
         Of AdamW, for the matrices.
     gradient_norm : float
         Larger gradients are scaled down to this norm.
+    average : float
+        The result is the running average of the weights; this is the weight of the average in each step. 0: none.
+    gain : float
+        Recordings are made louder or softer by up to so many decibels.
     mixup : float
         Pairs of recordings of a batch are mixed, features and targets alike, with weights of the beta distribution with
         both parameters so; 0: never.
@@ -39,12 +45,13 @@ class FinetuneConfig:
         Share of each target that all classes get alike; recordings with several labels keep theirs.
     spec_augment : bool
         Mask one band of bins and one interval of time in each recording.
-    precision : {"float32", "bfloat16"}
-        bfloat16: where autocast allows it. The classifier stays in float32.
+    precision : {"auto", "float32", "bfloat16"}
+        bfloat16: where autocast allows it. The classifier stays in float32. "auto": bfloat16 where the device has
+        instructions for it.
     checkpoint_every : int
         Steps from one checkpoint to the next.
     seed : int
-        Of the held-out part, the order, crops and masks.
+        Of the held-out part, the order, crops, gains and masks.
 
     Raises
     ------
@@ -59,12 +66,15 @@ class FinetuneConfig:
     seconds: Annotated[float, Range(0, open=True)] = 10.0
     learning_rate: Annotated[float, Range(0, open=True)] = 1e-4
     head_learning_rate: Annotated[float, Range(0, open=True)] = 1e-3
+    frozen_blocks: Annotated[int, Range(0)] = 0
     weight_decay: Annotated[float, Range(0)] = 1e-4
     gradient_norm: Annotated[float, Range(0, open=True)] = 1.0
-    mixup: Annotated[float, Range(0)] = 0.5
-    label_smoothing: Annotated[float, Range(0, 1)] = 0.1
-    spec_augment: bool = True
-    precision: Literal["float32", "bfloat16"] = "float32"
+    average: Annotated[float, Range(0, 1)] = 0.9
+    gain: Annotated[float, Range(0)] = 6.0
+    mixup: Annotated[float, Range(0)] = 0.0
+    label_smoothing: Annotated[float, Range(0, 1)] = 0.0
+    spec_augment: bool = False
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
     checkpoint_every: Annotated[int, Range(1)] = 100
     seed: Annotated[int, Range(0)] = 0
 

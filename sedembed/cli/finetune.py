@@ -40,7 +40,15 @@ def register(add: AddCommand) -> None:
     sub.add_argument("--learning-rate", metavar="X", type=float, help="of the network (default: 0.0001)")
     sub.add_argument("--batch-size", metavar="N", type=int, help="recordings of a step (default: 32)")
     sub.add_argument(
-        "--precision", choices=["float32", "bfloat16"], help="bfloat16: faster where there is hardware for it"
+        "--frozen-blocks",
+        metavar="N",
+        type=int,
+        help="first blocks of the network that stay as they are: faster, and for few recordings (default: 0)",
+    )
+    sub.add_argument(
+        "--precision",
+        choices=["auto", "float32", "bfloat16"],
+        help="auto: bfloat16 where the processor or GPU has instructions for it (default: auto)",
     )
     sub.add_argument("--seed", type=int, help="of the held-out part and of the order (default: 0)")
     sub.add_argument("--device", help="such as cpu or cuda:0 (default: the first GPU, else the CPU)")

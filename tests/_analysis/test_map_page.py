@@ -71,10 +71,12 @@ const legend = text => [...document.querySelectorAll("#legend button")].find(
     return x > box.left && x < box.right && y > box.top && y < box.bottom;
   });
   seen.colours = [...Array(count).keys()].map(i => pixel(...soundMap.position(i)));
-  seen.hover = [];
+  seen.hover = [], seen.tipCovers = [];
   for (let i = 0; i < count; i++) {
     point("pointermove", ...soundMap.position(i)); await wait();
     seen.hover.push(shown());
+    const over = tip.getBoundingClientRect(), [x, y] = soundMap.position(i);
+    seen.tipCovers.push(x >= over.left && x <= over.right && y >= over.top && y <= over.bottom);
   }
   const corner = canvas.getBoundingClientRect();
   point("pointermove", corner.left + 1, corner.top + 1); await wait();
@@ -158,6 +160,7 @@ class TestBrowser:
             length = f"{duration:.2f} s" if duration < 10 else f"{duration + 1e-9:.1f} s"
             assert more == (f"{text} · {length}" if text else length)
         assert seen["away"] is None
+        assert seen["tipCovers"] == [False] * len(shown.paths)
 
     def test_the_legend_highlights(self, seen: dict[str, Any], shown: MapPoints):
         assert seen["legend"] == [

@@ -26,7 +26,10 @@ SHORT: dict[str, Any] = {
     "device": "cpu",
     "workers": 1,
     "learning_rate": 3e-3,
-    "mixup": 0.0,
+    # Steps are few and recordings tiny: nothing is varied, and the result is the last step's.
+    "average": 0.0,
+    "gain": 0.0,
+    "precision": "float32",
 }
 
 
@@ -127,6 +130,44 @@ def test_several_labels_and_groups(tones: Path, small_weanet_dir: Path, tmp_path
     probe = sedembed.LinearProbe.load(done.model / "probe")
     assert probe.classes_.tolist() == ["high", "low", "tone"]
     assert probe.multilabel_
+
+
+def test_defaults_and_frozen_blocks(tones: Path, small_weanet_dir: Path, tmp_path: Path) -> None:
+    done = finetune(
+        tones, "folder", tmp_path / "out", small_weanet_dir, epochs=2, frozen_blocks=2, batch_size=4, device="cpu",
+        workers=1, validation_share=0.25, learning_rate=3e-3, mixup=0.3, label_smoothing=0.1, spec_augment=True,
+    )  # fmt: skip
+    assert done.epoch > 0
+    old, new = (sedembed.load_network(path).state_dict() for path in (small_weanet_dir, done.model))
+    moved = {key.split(".")[0] for key in old if not torch.equal(old[key], new[key])}
+    assert moved == {"b3", "b4", "b5"}
+
+
+@pytest.mark.parametrize(
+    ("model", "blocks"),
+    [
+        ("small_weanet_dir", ["b1", "b2", "b3", "b4", "b5"]),
+        ("untrained_model_dir", [*(f"conv{i}" for i in range(1, 11)), "gru"]),
+    ],
+)
+def test_blocks_that_make_the_embedding(model: str, blocks: list[str], request: pytest.FixtureRequest) -> None:
+    network = sedembed.load_network(request.getfixturevalue(model))
+    names = {block: name for name, block in network.named_children()}
+    assert [names[block] for block in module.trained_blocks(network)] == blocks
+
+
+def test_rates_of_blocks(small_weanet_dir: Path) -> None:
+    run = object.__new__(module._Finetuning)
+    run.network, run.head = sedembed.load_network(small_weanet_dir), torch.nn.Linear(24, 2)
+    run.config = FinetuneConfig(learning_rate=1e-3, head_learning_rate=1e-2, frozen_blocks=1)
+    groups = run._make_optimizer().param_groups
+    rates = {id(p): group["lr"] for group in groups for p in group["params"]}
+    found = [rates.get(id(next(block.parameters()))) for block in module.trained_blocks(run.network)]
+    assert found == [None, 1e-3, 1e-3, 1e-3, 1e-3]
+    assert rates[id(run.head.weight)] == 1e-2
+    run.config = FinetuneConfig(frozen_blocks=5)
+    with pytest.raises(InvalidArgumentError, match="less than the 5 blocks of this network, got 5"):
+        run._make_optimizer()
 
 
 @pytest.mark.parametrize(
