@@ -326,7 +326,8 @@ class _Finetuning:
         self._batches = BatchMaker(settings, self.train, self._features, network, current_processes(), pad=False)
         self.optimizer = self._make_optimizer()
         # What is scored and kept.
-        self.average, self.average_head = (copy.deepcopy(m).requires_grad_(False) for m in (network, self.head))
+        self.average = copy.deepcopy(network).requires_grad_(False)
+        self.average_head = copy.deepcopy(self.head).requires_grad_(False)
         if self._folder.checkpoint.exists():
             load_checkpoint(self._folder.checkpoint, self._restore)
             logger.info("continuing at step %d", self.step)
@@ -399,8 +400,8 @@ class _Finetuning:
         if not (math.isfinite(value) and math.isfinite(norm)):
             raise self._folder.diverged(self.step + 1, f"loss {value:g}, norm of the gradient {norm:g}")
         self.optimizer.step()
-        for average, module in ((self.average, self.network), (self.average_head, self.head)):
-            average_into(average, module, config.average, self.step + 1)
+        average_into(self.average, self.network, config.average, self.step + 1)
+        average_into(self.average_head, self.head, config.average, self.step + 1)
         return value, norm
 
     def _loss(self, scores: torch.Tensor, targets: torch.Tensor, smoothing: float = 0.0) -> torch.Tensor:
@@ -530,7 +531,7 @@ def trained_blocks(network: Backbone) -> list[nn.Module]:
 def has_bfloat16(device: torch.device) -> bool:
     """Whether a device computes in bfloat16 by instructions of its own."""
     if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     probe = getattr(torch.cpu, "_is_avx512_bf16_supported", None)
     return device.type == "cpu" and probe is not None and bool(probe())
 

@@ -67,7 +67,11 @@ def find_label(names: Sequence[str], wanted: str, option: str = "labels") -> str
     near = (
         difflib.get_close_matches(words, lowered, n=3, cutoff=0.5) or [n for n in lowered if words and words in n][:3]
     )
-    hint = f"did you mean {' or '.join(repr(lowered[name]) for name in near)}?" if near else "see model.labels, or `sedembed labels`"
+    hint = (
+        f"did you mean {' or '.join(repr(lowered[name]) for name in near)}?"
+        if near
+        else "see model.labels, or `sedembed labels`"
+    )
     raise InvalidArgumentError(f"{option} names the sound event {wanted!r}, which the model does not know; {hint}")
 
 
