@@ -50,10 +50,8 @@ class AvDecoder:
         self.problem: str | None = None
         self._path, self._av = path, av
         self._good = self._bad = self._bad_between = self._gaps = 0
-        # The "file:" prefix keeps names such as "http:x" from being more than names.
-        options = {"protocol_whitelist": "file", "format_whitelist": DEMUXERS}
         try:
-            self._container = av.open(f"file:{path.absolute()}", options=options, metadata_errors="ignore")
+            self._container = _open(av, path)
         except (av.FFmpegError, OSError, ValueError) as error:
             raise _refuse(path, getattr(error, "strerror", None) or str(error)) from error
         if not self._container.streams.audio:
@@ -170,6 +168,15 @@ class AvDecoder:
     def close(self) -> None:
         """Close the file."""
         self._container.close()
+
+
+def _open(av: Any, path: Path) -> Any:
+    # The "file:" prefix keeps names such as "http:x" from being more than names.
+    url, options = f"file:{path.absolute()}", {"protocol_whitelist": "file", "format_whitelist": DEMUXERS}
+    try:
+        return av.open(url, options=options, metadata_errors="ignore")
+    except TypeError:  # PyAV 19 has no such argument: it reads tags of any encoding
+        return av.open(url, options=options)
 
 
 def _refuse(path: Path, reason: str) -> AudioDecodeError:

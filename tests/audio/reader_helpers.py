@@ -37,7 +37,7 @@ def sound(seconds: float = 3.0, rate: int = RATE, channels: int = 1) -> np.ndarr
     return np.squeeze(wave.astype(np.float32), axis=1) if channels == 1 else wave.astype(np.float32)
 
 
-def write_with_pyav(path: Path, wave: np.ndarray, rate: int) -> None:
+def write_with_pyav(path: Path, wave: np.ndarray, rate: int, title: str = "") -> None:
     """Write a sound of float32, (samples,) or (samples, channels), in the usual codec of a suffix."""
     import av
 
@@ -50,6 +50,7 @@ def write_with_pyav(path: Path, wave: np.ndarray, rate: int) -> None:
     }[path.suffix]
     layout = "mono" if wave.ndim == 1 else "stereo"
     with av.open(f"file:{path.absolute()}", "w", format=form) as container:
+        container.metadata.update({"title": title} if title else {})
         stream = container.add_stream(codec, rate=rate, layout=layout, bit_rate=128_000)
         frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(wave.reshape(1, -1)), format="flt", layout=layout)
         frame.sample_rate, frame.pts = rate, 0

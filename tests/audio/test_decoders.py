@@ -160,6 +160,18 @@ class TestPyAV:
             got, _ = load_audio(tmp_path / "a.mka", None)
         assert 3 * 48000 < len(got) < 7 * 48000
 
+    @pytest.mark.parametrize("name", ["a.m4a", "a.wma"])
+    def test_tags_that_are_no_utf_8(self, tmp_path, name):
+        """PyAV before 19 must be told to let them be; from 19 on it takes no such argument."""
+        file, title = tmp_path / name, "title of this sound"
+        write_with_pyav(file, sound(1.0, 48000), 48000, title)
+        before = load_audio(file, None)[0]
+        for encoding in ("utf-8", "utf-16-le"):
+            old = title.encode(encoding)
+            file.write_bytes(file.read_bytes().replace(old, b"\xff\xdc\xc3(" * (len(old) // 4) + old[: len(old) % 4]))
+        assert title.encode() not in file.read_bytes()
+        np.testing.assert_array_equal(load_audio(file, None)[0], before)
+
     def test_no_audio_track(self, tmp_path):
         import av
 
