@@ -56,14 +56,7 @@ class SedembedEncoder(AbsEncoder):  # type: ignore[misc, unused-ignore]  # of a 
         )
 
     def encode(
-        self,
-        inputs: Any,
-        *,
-        task_metadata: Any,
-        hf_split: str,
-        hf_subset: str,
-        prompt_type: Any = None,
-        **options: Any,
+        self, inputs: Any, *, task_metadata: Any, hf_split: str, hf_subset: str, prompt_type: Any = None, **options: Any
     ) -> NDArray[np.float32]:
         """Map the batches of a `DataLoader` to embeddings (clips, embedding size), in the order given.
 
