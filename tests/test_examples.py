@@ -7,6 +7,7 @@ import importlib.util
 import json
 import queue
 import re
+import shutil
 import subprocess
 import sys
 import threading
@@ -180,7 +181,44 @@ def test_field_recording(tmp_path):
     assert len(list((tmp_path / "SITE_20260501_043000").iterdir())) == len(rows) - 1
     tracks = (tmp_path / "SITE_20260501_043000.labels.txt").read_text().splitlines()
     assert [line.split("\t")[:2] for line in tracks] == [row.split(",")[1:3] for row in rows[1:]]
-    assert len((EXAMPLES / "field_recording.py").read_text().splitlines()) <= 25
+
+
+class TestJobs:
+    """The scripts of docs/jobs.md."""
+
+    @pytest.mark.parametrize("script", ["classify_folders", "field_recording", "vectors_elsewhere", "compare_models"])
+    def test_are_short(self, script):
+        assert len((EXAMPLES / f"{script}.py").read_text().splitlines()) <= 25
+
+    def test_classify_folders(self, tmp_path):
+        for line in (EXAMPLES / "labels.csv").read_text().splitlines()[1:]:
+            name, label, _ = line.split(",")
+            (tmp_path / "clips" / label).mkdir(parents=True, exist_ok=True)
+            shutil.copy(EXAMPLES / "sounds" / name, tmp_path / "clips" / label)
+        (tmp_path / "new").mkdir()
+        shutil.copy(EXAMPLES / "sounds" / "rain.ogg", tmp_path / "new")
+        printed = run("classify_folders.py", tmp_path / "clips", tmp_path / "new", tmp_path / "out")
+        assert printed.startswith("cross-validated accuracy ")
+        header, row = (tmp_path / "out" / "predicted.csv").read_text().splitlines()
+        assert header == "path,predicted,probability"
+        assert row.startswith("rain.ogg,background,")  # it was among those fitted on
+        classes = sedembed.LinearProbe.load(tmp_path / "out" / "probe").classes_
+        assert classes.tolist() == ["background", "device", "living"]
+
+    def test_vectors_elsewhere(self, tmp_path):
+        for package in ("pandas", "usearch", "umap"):
+            pytest.importorskip(package, reason=f"{package} is not installed")
+        run("vectors_elsewhere.py", EXAMPLES / "sounds", tmp_path)
+        header, *rows = (tmp_path / "recordings.csv").read_text().splitlines()
+        assert header == "path,duration,sample_rate,channels,nearest,x,y"
+        store = sedembed.open_store(tmp_path / "vectors")
+        nearest = {row.split(",")[0]: row.split(",")[4] for row in rows}
+        assert nearest == {path: store.search(path, k=1)[0].path for path in store.paths}
+
+    def test_compare_models(self, tmp_path):
+        printed = run("compare_models.py", EXAMPLES / "sounds", EXAMPLES / "labels.csv", tmp_path)
+        assert re.search(r"^talnet: cross-validated accuracy 0\.\d{4} ", printed, re.M)
+        assert re.search(r"^weanet - talnet: [+-]\d\.\d{4} \(paired 95 % interval ", printed, re.M)
 
 
 class TestMicrophone:

@@ -85,7 +85,9 @@ def _search(options: argparse.Namespace) -> int:
     if options.k < 1:
         raise InvalidArgumentError(f"-k needs a number of recordings of at least 1, got {options.k}")
     store = open_store(options.store)
-    found = store.search(_query(store, options), options.k)
+    query, own = _query(store, options), _own_rows(store, Path(options.query))
+    hits = store.search(query, options.k + len(own))
+    found = [hit for hit in hits if not own or hit.path != store.paths[own[0]]][: options.k]
     durations = [store.index["duration"][store.rows_of(hit.path).start].as_py() for hit in found]
     rows = [
         {"path": hit.path, "cosine": hit.score, "duration": duration}
@@ -99,6 +101,16 @@ def _search(options: argparse.Namespace) -> int:
         place = f"{row['start']:.2f}-{row['end']:.2f}" if "start" in row else f"{row['duration']:.2f}"
         print(f"{row['cosine']:.4f}\t{place} s\t{row['path']}")
     return GOOD
+
+
+def _own_rows(store: EmbeddingStore, query: Path) -> range:
+    """Rows of a sound file that is one of the recordings of the store; it is not to be found by itself."""
+    try:
+        path = query.resolve(strict=True).relative_to(Path(store.run["folder"]).resolve()).as_posix()
+        rows = store.rows_of(path)
+    except (OSError, ValueError, KeyError):  # no file, one of elsewhere, or one that has no vector
+        return range(0)
+    return range(rows.start, rows.stop)
 
 
 def _query(store: EmbeddingStore, options: argparse.Namespace) -> int | NDArray[np.float32]:

@@ -96,7 +96,9 @@ class EmbeddingStore:
     -----
     Other programs read the shards directly: `pandas.read_parquet("OUT/embeddings")`,
     `duckdb.sql("select * from 'OUT/embeddings/*.parquet'")`, `datasets.load_dataset("parquet",
-    data_files="OUT/embeddings/*.parquet")`. Their rows are in the order in which files were finished.
+    data_files="OUT/embeddings/*.parquet")`. A run without windows, also one that was interrupted and continued, writes
+    rows in the order of `vectors`. What a later run adds comes after them, and windows of recordings that were read at
+    once are mixed, as are merged stores; sort by path and start there.
     """
 
     def __init__(self, directory: str | os.PathLike[str]) -> None:

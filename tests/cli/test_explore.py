@@ -25,14 +25,21 @@ class TestSearch:
         arguments = ["search", str(made), str(folder / "sub" / "c.wav"), "--model", str(untrained_model_dir)]
         assert main([*arguments, "--device", "cpu"]) == 0
         rows = lines(capsys.readouterr().out)
-        assert len(rows) == 4
-        assert rows[0] == ["1.0000", "1.25 s", "sub/c.wav"]
+        assert sorted(path for _, _, path in rows) == ["a.wav", "d.wav", "sub/b ö.flac"]  # not itself
         assert [float(row[0]) for row in rows] == sorted((float(row[0]) for row in rows), reverse=True)
         vectors = {path: v.astype(float) for path, v in zip(*_contents(made), strict=True)}
         query = vectors["sub/c.wav"]
         for cosine, _, path in rows:
             expected = query @ vectors[path] / np.linalg.norm(query) / np.linalg.norm(vectors[path])
             assert float(cosine) == pytest.approx(expected, abs=1e-4)
+
+    def test_a_copy_of_a_recording_finds_it(
+        self, made: Path, folder: Path, untrained_model_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ):
+        copy = shutil.copy(folder / "sub" / "c.wav", tmp_path / "c.wav")
+        assert main(["search", str(made), str(copy), "--model", str(untrained_model_dir), "-k", "2"]) == 0
+        first, _ = lines(capsys.readouterr().out)
+        assert first == ["1.0000", "1.25 s", "sub/c.wav"]
 
     def test_a_path_of_the_store_needs_no_model(self, made: Path, capsys: pytest.CaptureFixture[str]):
         assert main(["search", str(made), "sub/b ö.flac", "-k", "2", "--json"]) == 0
