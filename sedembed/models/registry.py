@@ -123,7 +123,7 @@ _RECORDS: dict[str, ModelRecord] = {
         ),
         metrics={
             "esc50_accuracy": 0.9115,
-            "esc50_accuracy_untrained": 0.496,
+            "esc50_accuracy_untrained": 0.4925,
             "esc50_accuracy_log_mel": 0.359,
             "held_out_correlation": 0.873,
             "held_out_top1_agreement": 0.842,
@@ -133,11 +133,11 @@ _RECORDS: dict[str, ModelRecord] = {
     ),
     "weanet": ModelRecord(
         name="weanet",
-        version="4",
+        version="5",
         architecture="weanet",
         source="package:weanet",
         revision="",
-        sha256="24bdba3e4e9b6479e49c3176cbf7d84987a0267288790be21af59efef02a20a4",
+        sha256="46ba8872a4bdb0ab16623a360a2b194e71a66de4c2c0cf887609c15dc90ce7b3",
         bytes=30_528_040,
         sample_rate=16_000,
         embedding_size=2048,
@@ -149,15 +149,15 @@ _RECORDS: dict[str, ModelRecord] = {
         paper=papers.WEANET,
         provenance=(
             "A reconstruction of the architecture, trained by the sedembed project to give what EfficientAT "
-            "mn04_as gives on mixtures of 19.9 hours of openly published recordings; not trained on AudioSet, not "
+            "mn04_as gives on mixtures of 30.9 hours of openly published recordings; not trained on AudioSet, not "
             "the weights of its authors."
         ),
         metrics={
-            "esc50_accuracy": 0.9105,
-            "held_out_correlation": 0.894,
-            "held_out_top1_agreement": 0.807,
-            "held_out_map": 0.926,
-            "held_out_kl": 1.032,
+            "esc50_accuracy": 0.914,
+            "held_out_correlation": 0.904,
+            "held_out_top1_agreement": 0.842,
+            "held_out_map": 0.929,
+            "held_out_kl": 0.954,
         },
     ),
 }
