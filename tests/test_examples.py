@@ -55,6 +55,19 @@ def test_esc50_baselines(esc50, features):
     assert result["accuracy"] >= 0.9  # noise against tones
 
 
+def test_measure_c(esc50, tmp_path, monkeypatch, capsys):
+    sedembed.embed_folder(esc50, tmp_path / "store", "talnet", progress=False)
+    arguments = ["--data", esc50, "--store", tmp_path / "store", "--C", 1]
+    monkeypatch.setattr(sys, "argv", ["measure_c.py", *map(str, arguments)])
+    load("measure_c", monkeypatch).main()
+    result = json.loads(capsys.readouterr().out)
+    assert result["clips"] == 20
+    assert result["rows"][0]["C"] == 1.0
+    assert result["rows"][0]["accuracy"] >= 0.9
+    assert sum(row["auto"] for row in result["rows"]) == 1
+    assert all(-1.0 <= row["largest_cosine"] <= 1.0 for row in result["rows"])
+
+
 @pytest.mark.slow
 def test_compare_speed(esc50):
     printed = run("compare_speed.py", esc50 / "audio", "--limit", 4, "--rounds", 1)
