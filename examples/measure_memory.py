@@ -95,8 +95,7 @@ def plot(rows: list[dict[str, Any]], file: Path) -> None:
         x = [row[key] * (3600 if key == "hours" else 1) for row in some]
         column[0].plot(x, [row["peak MiB"] for row in some], "o-", label="peak")
         column[0].plot(x, [row["model alone MiB"] for row in some], "o--", label="model just loaded")
-        column[1].plot(x, [row["audio-seconds per second"] for row in some], "o-", label="by the clock")
-        column[1].plot(x, [row["per second of a core"] for row in some], "o--", label="for a second of one core")
+        column[1].plot(x, [row["per second of a core"] for row in some], "o-", label="for a second of one core")
         column[1].set_xlabel(title)
         column[0].set_ylabel("memory, MiB")
         column[1].set_ylabel("audio-seconds per second")

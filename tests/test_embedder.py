@@ -203,6 +203,8 @@ class TestRefusals:
             sedembed.load_model("tallnet")
         with pytest.raises(ValueError, match="precision must be one of"):
             sedembed.load_model(untrained_model_dir, precision="int3")
+        with pytest.raises(InvalidArgumentError, match="third digit"):
+            sedembed.load_model(untrained_model_dir, precision="tf32")
         for device in ("toaster", "xla", "meta", "hpu", "cpu:-1", 3.5, True, torch.device("meta")):
             with pytest.raises(InvalidArgumentError, match="Expected a device"):
                 sedembed.load_model(untrained_model_dir, device=device)

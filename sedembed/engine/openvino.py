@@ -31,7 +31,7 @@ def choose_engine(engine: Engine, network: Backbone, device: torch.device, preci
     ----------
     engine : {"torch", "openvino", "auto"}
         "auto" takes OpenVINO where it is installed and was measured to be faster: for networks that say so
-        (`Backbone.faster_in_openvino`), on CPUs with AVX-512.
+        of this precision (`Backbone.faster_in_openvino`), on CPUs with AVX-512.
     network : Backbone
         What it is to run.
     device : torch.device
@@ -47,7 +47,7 @@ def choose_engine(engine: Engine, network: Backbone, device: torch.device, preci
         If OpenVINO was asked for and is not installed.
     """
     if engine == "auto":
-        fast = network.faster_in_openvino and torch.backends.cpu.get_cpu_capability() == "AVX512"
+        fast = precision in network.faster_in_openvino and torch.backends.cpu.get_cpu_capability() == "AVX512"
         suits = device.type == "cpu" and fast and importlib.util.find_spec("openvino") is not None
         return "openvino" if suits and (precision == "float32" or _has_bfloat16()) else "torch"
     if engine == "openvino":

@@ -77,6 +77,11 @@ class Runner:
         precision: Precision = "float32",
         engine: Engine = "torch",
     ) -> None:
+        if str(precision) == "tf32":
+            raise InvalidArgumentError(
+                "Expected precision 'float32' or 'bfloat16', got 'tf32': it is not offered, as a GPU's vectors would "
+                "differ from a CPU's in the third digit; 'bfloat16' is the faster choice."
+            )
         if not isinstance(precision, str) or precision not in get_args(Precision):
             raise InvalidArgumentError(f"precision must be one of {', '.join(get_args(Precision))}, got {precision!r}")
         if not isinstance(engine, str) or engine not in get_args(Engine):

@@ -13,7 +13,7 @@ from torch import nn
 from sedembed.models.frontend import Spectrogram
 from sedembed.models.labels import load_labels
 from sedembed.models.layers.blocks import prepare_convolutions
-from sedembed.types import Normalize
+from sedembed.types import Normalize, Precision
 
 __all__ = ["Backbone", "NetworkOutput", "Normalizer"]
 
@@ -73,8 +73,8 @@ class Backbone(nn.Module, ABC):
         What training puts into the holes of SpecAugment: zero after normalisation, or the mean of the clip's features.
     normalizes_bins : bool
         Whether `mean` and `std` hold one number for each bin instead of one for all.
-    faster_in_openvino : bool
-        Whether OpenVINO was measured to run it faster than PyTorch, so that ``engine="auto"`` takes it.
+    faster_in_openvino : tuple of {"float32", "bfloat16"}
+        Precisions in which OpenVINO was measured to run it faster than PyTorch, so that ``engine="auto"`` takes it.
     """
 
     architecture: ClassVar[str]
@@ -83,7 +83,7 @@ class Backbone(nn.Module, ABC):
     default_normalize: ClassVar[Normalize] = "standardize+l2"
     spec_augment_fill: ClassVar[Literal["zero", "mean"]] = "mean"
     normalizes_bins: ClassVar[bool] = False
-    faster_in_openvino: ClassVar[bool] = False
+    faster_in_openvino: ClassVar[tuple[Precision, ...]] = ()
 
     config: Any
     mean: torch.Tensor

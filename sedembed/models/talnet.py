@@ -72,6 +72,7 @@ class TALNet(Backbone):
     paper = papers.TALNET
     spec_augment_fill = "zero"
     normalizes_bins = True
+    faster_in_openvino = ("bfloat16",)
 
     spectrogram = TALNET
     embedding_size = 1024

@@ -170,16 +170,18 @@ class TestChoosing:
         ],
     )
     def test_auto(self, capability, found, bfloat16, precision, device, expected, untrained: Backbone, monkeypatch):
-        monkeypatch.setattr(TALNet, "faster_in_openvino", True)
+        monkeypatch.setattr(TALNet, "faster_in_openvino", ("float32", "bfloat16"))
         monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
         monkeypatch.setattr(engine.importlib.util, "find_spec", lambda name: object() if found else None)
         monkeypatch.setattr(engine, "_has_bfloat16", lambda: bfloat16)
         assert engine.choose_engine("auto", untrained, torch.device(device), precision) == expected
 
-    def test_auto_leaves_networks_alone_that_nobody_measured(self, untrained: Backbone, monkeypatch):
+    def test_auto_takes_it_in_the_precision_that_was_measured(self, untrained: Backbone, monkeypatch):
         monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX512")
         monkeypatch.setattr(engine.importlib.util, "find_spec", lambda name: object())
+        monkeypatch.setattr(engine, "_has_bfloat16", lambda: True)
         assert engine.choose_engine("auto", untrained, torch.device("cpu"), "float32") == "torch"
+        assert engine.choose_engine("auto", untrained, torch.device("cpu"), "bfloat16") == "openvino"
 
     def test_what_is_asked_for_and_missing_is_said(self, untrained: Backbone, small_weanet_dir, monkeypatch, capsys):
         monkeypatch.setattr(engine.importlib.util, "find_spec", lambda name: None)
