@@ -88,7 +88,7 @@ class TestDamaged:
         whole = load_audio(tmp_path / "a.flac", None)[0]
         with pytest.warns(UserWarning, match="damaged or missing"):
             got = load_audio(tmp_path / "b.flac", None)[0]
-        assert len(whole) - 2 * 4096 <= len(got) < len(whole)
+        assert len(whole) - 4 * 4096 <= len(got) < len(whole)  # one block; before PyAV 18, four
         np.testing.assert_array_equal(got[:RATE], whole[:RATE])
         np.testing.assert_array_equal(got[-RATE:], whole[-RATE:])
 

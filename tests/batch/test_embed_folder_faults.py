@@ -18,6 +18,7 @@ import soundfile
 from sedembed.batch.embed_folder import embed_folder
 from sedembed.embedder import Embedder
 from sedembed.errors import StoreError
+from sedembed.store import frame_rows
 from sedembed.store import writer as shards
 from sedembed.store.store import open_store
 from tests.batch.embed_folder_faults_helpers import PROGRAM, Start, Write, break_reading, check, failures, needs_signals
@@ -154,7 +155,7 @@ class TestDisk:
         frames: bool,
     ):
         resource = pytest.importorskip("resource")
-        monkeypatch.setattr(shards, "_FRAME_ROWS", 5)  # frames meet the limit while they are written, not at the end
+        monkeypatch.setattr(frame_rows, "_FRAME_ROWS", 5)  # frames meet the limit while they are written, not at the end
         root = write_sounds(tmp_path / "in", {"a.wav": 0.1})
         embed_folder(root, tmp_path / "out", untrained_embedder, frames=frames)
         write_sounds(root, {f"{i}.wav": 1.0 for i in range(12)})

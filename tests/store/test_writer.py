@@ -106,10 +106,10 @@ FRAMES_PROGRAM = """
 import os, signal
 import numpy as np
 from pathlib import Path
-from sedembed.store import writer as shards
+from sedembed.store import frame_rows
 from sedembed.store.writer import StoreWriter
 
-shards._FRAME_ROWS = 6  # four windows of two frames are too many to hold
+frame_rows._FRAME_ROWS = 6  # four windows of two frames are too many to hold
 calls = 0
 replace = Path.replace
 def counted(file, target):
