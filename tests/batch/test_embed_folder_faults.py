@@ -155,7 +155,7 @@ class TestDisk:
         frames: bool,
     ):
         resource = pytest.importorskip("resource")
-        monkeypatch.setattr(frame_rows, "_FRAME_ROWS", 5)  # frames meet the limit while they are written, not at the end
+        monkeypatch.setattr(frame_rows, "_FRAME_ROWS", 5)  # met while frames are written, not at the end
         root = write_sounds(tmp_path / "in", {"a.wav": 0.1})
         embed_folder(root, tmp_path / "out", untrained_embedder, frames=frames)
         write_sounds(root, {f"{i}.wav": 1.0 for i in range(12)})
