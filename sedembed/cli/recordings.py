@@ -16,7 +16,7 @@ from sedembed.errors import InvalidArgumentError, MissingFileError
 if TYPE_CHECKING:
     from sedembed.batch.annotate import Annotation
 
-__all__ = ["Recordings", "find_recordings"]
+__all__ = ["Recordings", "find_recordings", "is_url"]
 
 
 # A path keeps one of the two slashes of a URL.
@@ -87,6 +87,11 @@ def find_recordings(paths: Sequence[Path]) -> Recordings:
         else:
             found[place.as_posix()] = None
     return Recordings(folder, list(found), failed, None)
+
+
+def is_url(text: str) -> bool:
+    """Say whether an argument is a URL."""
+    return _URL.match(text) is not None
 
 
 def _expand(path: Path) -> list[Path]:

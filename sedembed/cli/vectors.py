@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import argparse
 import csv
+import glob
 import io
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sedembed.cli.common import GOOD, SOME_FAILED, AddCommand, add_model, complain, load, print_json
-from sedembed.cli.recordings import find_recordings
+from sedembed.cli.recordings import find_recordings, is_url
 from sedembed.errors import InvalidArgumentError
 
 if TYPE_CHECKING:
@@ -21,8 +22,10 @@ __all__ = ["register"]
 
 def register(add: AddCommand) -> None:
     """Add the commands of this module."""
-    sub = add("embed", _embed, "embed every recording of a folder into a store of vectors")
-    sub.add_argument("folder", metavar="FOLDER", help="with --ray also a pattern or a URL, such as s3://bucket/*.flac")
+    sub = add("embed", _embed, "embed every recording of a folder, or the files named, into a store of vectors")
+    sub.add_argument(
+        "paths", metavar="FOLDER|FILE|GLOB", nargs="+", help="with --ray also URLs, such as s3://bucket/*.flac"
+    )
     sub.add_argument("-o", "--out", required=True, type=Path, help="directory of the store; run again to continue")
     add_model(sub)
     sub.add_argument(
@@ -77,23 +80,23 @@ def register(add: AddCommand) -> None:
 
 
 def _embed(options: argparse.Namespace) -> int:
-    from sedembed.batch.embed_folder import embed_folder
+    from sedembed.batch.embed_folder import embed_files, embed_folder
 
     if options.ray:
         return _embed_by_ray(options)
-    store = embed_folder(
-        options.folder,
-        options.out,
-        load(options),
-        window=options.window,
-        hop=options.hop,
-        tags=options.tags,
-        frames=options.frames,
-        workers=options.workers,
-        batch_size=options.batch_size,
-        shard=options.shard,
-    )
-    return _summarise(store, options, "embedded")
+    windows = {"window": options.window, "hop": options.hop, "tags": options.tags}
+    run = {"frames": options.frames, "workers": options.workers, "batch_size": options.batch_size}
+    if urls := [path for path in options.paths if is_url(path)]:
+        raise InvalidArgumentError(f"Expected files or folders on this machine, got the URL {urls[0]}; add --ray.")
+    first = Path(options.paths[0])
+    if len(options.paths) == 1 and not first.is_file() and not glob.has_magic(str(first)):
+        store = embed_folder(first, options.out, load(options), shard=options.shard, **windows, **run)
+        return _summarise(store, options, "embedded")
+    if options.shard is not None:
+        raise InvalidArgumentError("Expected one folder with --shard, got files or a glob; give the folder.")
+    recordings = find_recordings([Path(path) for path in options.paths])
+    store = embed_files(recordings.folder, recordings.paths, options.out, load(options), **windows, **run)
+    return max(recordings.exit_code, _summarise(store, options, "embedded"))
 
 
 def _embed_by_ray(options: argparse.Namespace) -> int:
@@ -103,7 +106,8 @@ def _embed_by_ray(options: argparse.Namespace) -> int:
         if getattr(options, name):
             raise InvalidArgumentError(f"--{name.replace('_', '-')} does not go with --ray; leave one of them out.")
     windows = {"window": options.window, "hop": options.hop, "tags": options.tags}
-    store = embed_dataset(options.folder, options.out, load(options), options.workers, **windows)
+    paths = options.paths if len(options.paths) > 1 else options.paths[0]
+    store = embed_dataset(paths, options.out, load(options), options.workers, **windows)
     return _summarise(store, options, "embedded")
 
 

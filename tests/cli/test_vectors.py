@@ -38,6 +38,24 @@ class TestEmbed:
         expected = untrained_embedder.embed(folder / "sub" / "b.flac")
         np.testing.assert_allclose(store.vectors[1], expected, atol=1e-5 * np.linalg.norm(expected))
 
+    def test_files_and_globs(self, folder, untrained_model_dir, tmp_path, capsys):
+        def paths(*arguments: object) -> list[str]:
+            out = tmp_path / f"out-{len(list(tmp_path.iterdir()))}"
+            assert main(["embed", *map(str, arguments), "-o", str(out), "--model", str(untrained_model_dir)]) == 0
+            return sedembed.open_store(out).paths
+
+        assert paths(folder / "a.wav") == ["a.wav"]
+        assert paths(folder / "sub", folder / "a.wav") == ["a.wav", "sub/b.flac"]
+        assert paths(folder / "**" / "*.flac") == ["b.flac"]
+        capsys.readouterr()
+        model = ["-o", str(tmp_path / "no"), "--model", str(untrained_model_dir)]
+        assert main(["embed", str(folder / "*.mp3"), *model]) == 2
+        assert "match" in capsys.readouterr().err
+        assert main(["embed", str(folder / "a.wav"), "--shard", "0/2", *model]) == 2
+        assert "one folder with --shard" in capsys.readouterr().err
+        assert main(["embed", "s3://bucket/sounds", *model]) == 2
+        assert "s3://bucket/sounds; add --ray" in capsys.readouterr().err
+
     def test_some_failed(self, folder, untrained_model_dir, tmp_path, capsys):
         (folder / "broken.wav").write_text("no sound")
         arguments = ["embed", str(folder), "-o", str(tmp_path / "out"), "--model", str(untrained_model_dir), "--json"]
