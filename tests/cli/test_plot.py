@@ -24,7 +24,6 @@ class TestCommand:
             (["rain.ogg", "-o", "a.jpeg"], ".png, .svg, .pdf"),
             (["rain.ogg", "-o", "a.png", "-k", "0"], "at least 1"),
             (["none.ogg", "-o", "a.png"], "none.ogg"),
-            (["README.md", "-o", "a.png"], "README.md"),
             (["rain.ogg", "-o", "a.png", "--labels", "Rian"], "did you mean 'Rain'"),
         ],
     )
@@ -36,6 +35,14 @@ class TestCommand:
         error = capsys.readouterr().err
         assert error.count("\n") == 1
         assert cure in error
+        assert list(tmp_path.iterdir()) == []
+
+    def test_a_file_that_is_no_sound(self, talnet, monkeypatch, tmp_path, capsys):
+        pytest.importorskip("matplotlib")
+        monkeypatch.setattr("sedembed.cli.events.load", lambda options: talnet)
+        monkeypatch.chdir(tmp_path)
+        assert main(["plot", str(SOUNDS / "README.md"), "-o", "a.png"]) == 1
+        assert "README.md" in capsys.readouterr().err
         assert list(tmp_path.iterdir()) == []
 
     def test_without_matplotlib(self, monkeypatch, capsys):
