@@ -145,7 +145,7 @@ class TestEmbedder:
             sizes.append([len(item) for item in features])
             return submit(features, **options)
 
-        monkeypatch.setattr(model.runner, "submit", run)
+        monkeypatch.setitem(vars(model.runner), "submit", run)
         clips = [noise(n) for n in [20_000] * 7 + [100_000, 79_000]]
         vectors = model.embed(clips)
         assert sorted(map(len, sizes)) == [1, 1, 1, 2, 4]
@@ -230,7 +230,7 @@ def loudness(model: Embedder, monkeypatch: pytest.MonkeyPatch) -> Embedder:
         loud = (hops[1:-1, 14:18].amax((1, 2)) > -40).float()
         return loud[:, None].expand(-1, 527).numpy()
 
-    monkeypatch.setattr(model.runner, "frame_probabilities", probabilities)
+    monkeypatch.setitem(vars(model.runner), "frame_probabilities", probabilities)
     return model
 
 
@@ -261,7 +261,7 @@ class TestDetect:
         for n, time in enumerate(times):
             track = np.zeros((len(times), 527), np.float32)
             track[n] = 1
-            monkeypatch.setattr(model.runner, "frame_probabilities", lambda _, track=track: track)
+            monkeypatch.setitem(vars(model.runner), "frame_probabilities", lambda _, track=track: track)
             (event,) = model.detect(wave, labels="Dog")
             assert event.onset < time < event.offset
             begin, end = 0.32 * (n + 1), 0.32 * (n + 2)

@@ -110,7 +110,7 @@ class TestFiles:
         def fail(*_: object, **__: object) -> None:
             raise RuntimeError("CUDA out of memory")
 
-        monkeypatch.setattr(untrained_embedder.runner, "submit", fail)
+        monkeypatch.setitem(vars(untrained_embedder.runner), "submit", fail)
         with pytest.raises(RuntimeError, match="out of memory"):
             embed_folder(root, tmp_path / "out", untrained_embedder)
         monkeypatch.undo()

@@ -29,7 +29,7 @@ def loudness(untrained_embedder, monkeypatch):
         loud = (frames[:, 2].amax(1) > -20).float()  # centred in the frame, its 64 ms reach into no other
         return loud[:, None].expand(-1, 527).numpy()
 
-    monkeypatch.setattr(untrained_embedder.runner, "frame_probabilities", probabilities)
+    monkeypatch.setitem(vars(untrained_embedder.runner), "frame_probabilities", probabilities)
     return untrained_embedder
 
 

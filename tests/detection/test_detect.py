@@ -105,7 +105,9 @@ class TestDetect:
             loudness.detect(np.zeros(100), labels=["sirene"])
 
     def test_nan_is_not_silence(self, untrained_embedder, monkeypatch):
-        monkeypatch.setattr(untrained_embedder.runner, "frame_probabilities", lambda _: np.full((10, 527), np.nan))
+        monkeypatch.setitem(
+            vars(untrained_embedder.runner), "frame_probabilities", lambda _: np.full((10, 527), np.nan)
+        )
         with pytest.raises(InvalidWaveformError, match="NaN"):
             untrained_embedder.detect(bursts(1, (0, 1)))
 

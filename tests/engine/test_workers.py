@@ -77,7 +77,7 @@ class TestHangs:
             time.sleep(0.4)
             return submit(features, **options)
 
-        monkeypatch.setattr(untrained_embedder.runner, "submit", slow)
+        monkeypatch.setitem(vars(untrained_embedder.runner), "submit", slow)
         monkeypatch.setattr(module, "_LONGEST_TICK", 0.1)
         store = embed_folder(root, tmp_path / "out", untrained_embedder, timeout=0.3, workers=2, batch_size=1)
         assert len(store) == 8
