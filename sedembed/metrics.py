@@ -259,7 +259,8 @@ def _label_precisions(
     sums = np.zeros(scores.shape[1])
     rows = max(1, _BLOCK // scores.shape[1])
     for start in range(0, len(scores), rows):
-        true, block = truth[start : start + rows], scores[start : start + rows]
+        # Wide, for SciPy 1.18 gives ranks in the type of the scores.
+        true, block = truth[start : start + rows], scores[start : start + rows].astype(np.float64)
         ranks = rankdata(-block, method="max", axis=1)
         # Labels that are not true rank behind all that are, so this counts the true ones only.
         hits = rankdata(np.where(true, -block, np.inf), method="max", axis=1)

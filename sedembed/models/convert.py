@@ -9,6 +9,7 @@ import os
 import pickle
 import pickletools
 import re
+import warnings
 import zipfile
 from importlib.resources import files
 from pathlib import Path
@@ -199,7 +200,9 @@ def _read(path: Path) -> bytes:
 def _read_state(path: Path) -> dict[str, torch.Tensor]:
     data = _read(path)
     try:
-        content = torch.load(io.BytesIO(_modernised(data)), map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # PyTorch warns of sparse tensors, which are refused below
+            content = torch.load(io.BytesIO(_modernised(data)), map_location="cpu", weights_only=True)
     except Exception as error:  # a hostile or damaged pickle can raise anything
         if _is_cut_short(data, error):
             raise WeightsError(
