@@ -11,7 +11,7 @@ from sedembed.errors import MissingPackageError
 
 __all__ = ["register"]
 
-_PATHS = ("FOLDER", "QUERY", "CSV|folder")  # metavars of paths that are kept as text
+_PATHS = ("FOLDER", "FOLDER|FILE|GLOB", "QUERY", "CSV|folder")  # metavars of paths that are kept as text
 
 
 def register(add: AddCommand) -> None:
