@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, cast
 
@@ -38,7 +38,7 @@ from sedembed.probe.inputs import (
     widened,
 )
 from sedembed.probe.saving import SavedMixin
-from sedembed.probe.splits import inner_splits
+from sedembed.probe.splits import fold_splits, inner_splits
 from sedembed.probe.torch_head import ProbeHead
 from sedembed.store.store import EmbeddingStore
 
@@ -373,19 +373,12 @@ class LinearProbe(SavedMixin, ClassifierMixin, BaseEstimator):  # type: ignore[m
         if validation is not None:
             held, labels = self._validation(validation)
             return [Split(everything, held, labels)]
-        pairs: Iterable[tuple[NDArray[np.int64], NDArray[np.int64]]]
         if folds is not None:
-            values = np.unique(folds)
-            if len(values) < 2:
-                raise InvalidArgumentError(f"folds must have at least 2 values, got only {values[0]!r}")
-            pairs = [(np.flatnonzero(folds != v), np.flatnonzero(folds == v)) for v in values]
+            pairs = fold_splits(folds)
         else:
-            pairs = inner_splits(
-                known, groups, self.cv, once=exceeds(rows, known, self.max_memory), random_state=self.random_state
-            )
-        return [
-            Split(np.asarray(train), rows.take(np.asarray(test)), known.take(np.asarray(test))) for train, test in pairs
-        ]
+            once = exceeds(rows, known, self.max_memory)
+            pairs = inner_splits(known, groups, self.cv, once=once, random_state=self.random_state)
+        return [Split(train, rows.take(test), known.take(test)) for train, test in pairs]
 
     def _validation(self, validation: Any) -> tuple[Rows, Labels]:
         if not isinstance(validation, (tuple, list)) or len(validation) != 2:

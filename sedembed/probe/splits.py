@@ -19,7 +19,7 @@ from sklearn.model_selection import (
 from sedembed.errors import InvalidArgumentError
 from sedembed.probe.fitting import Labels
 
-__all__ = ["inner_splits"]
+__all__ = ["fold_splits", "inner_splits"]
 
 HELD_OUT = 20_000
 
@@ -44,6 +44,14 @@ def _given_splits(known: Labels, groups: Any, cv: Any) -> list[Pair]:
     if not pairs or not good:
         raise InvalidArgumentError(f"Expected pairs of row numbers, from 0 to {count - 1}, as cv, got {cv!r}.")
     return [(np.asarray(train), np.asarray(test)) for train, test in pairs]
+
+
+def fold_splits(folds: NDArray[Any]) -> list[Pair]:
+    """Leave the rows of each value out in turn; they must have at least two."""
+    values = np.unique(folds)
+    if len(values) < 2:
+        raise InvalidArgumentError(f"folds must have at least 2 values, got only {values[0]!r}")
+    return [(np.flatnonzero(folds != value), np.flatnonzero(folds == value)) for value in values]
 
 
 def inner_splits(known: Labels, groups: Any, cv: Any, *, once: bool, random_state: int) -> list[Pair]:
