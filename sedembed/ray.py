@@ -180,7 +180,18 @@ def _cluster(ray: Any) -> Iterator[None]:
     if own:
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         logging.getLogger("ray.data").setLevel(logging.ERROR)  # it would describe its plan
-        ray.init(log_to_driver=False, logging_level=logging.ERROR, include_dashboard=False)
+        try:
+            ray.init(log_to_driver=False, logging_level=logging.ERROR, include_dashboard=False)
+        except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
+            address = os.environ.get("RAY_ADDRESS")
+            cure = (
+                f"Check the cluster at RAY_ADDRESS={address}"
+                if address
+                else "Look at the logs in the folder that `ray` names, by default /tmp/ray"
+            )
+            raise StoreError(
+                f"Ray did not start ({type(error).__name__}: {str(error).strip()[:200]}). {cure}, or leave Ray out."
+            ) from error
     try:
         yield
     finally:

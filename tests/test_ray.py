@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import fsspec
@@ -247,3 +249,23 @@ def test_without_ray_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPa
     monkeypatch.setitem(__import__("sys").modules, "ray", None)
     with pytest.raises(MissingPackageError, match=r'pip install "sedembed\[ray\]"'):
         sedembed.ray.embed_dataset(tmp_path, tmp_path / "out")
+
+
+@pytest.mark.parametrize("address", [None, "ray://nowhere:1"])
+def test_a_cluster_that_does_not_start_is_one_sentence(address: str | None, monkeypatch: pytest.MonkeyPatch):
+    def refuse(**_: Any) -> None:
+        raise ConnectionError("could not connect")
+
+    if address is None:
+        monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    else:
+        monkeypatch.setenv("RAY_ADDRESS", address)
+    stand_in = SimpleNamespace(
+        is_initialized=lambda: False, init=refuse, exceptions=SimpleNamespace(RayError=KeyboardInterrupt)
+    )
+    cure = "the folder that `ray` names" if address is None else f"RAY_ADDRESS={address}"
+    with (
+        pytest.raises(StoreError, match=rf"did not start \(ConnectionError: could not connect\)\. .*{re.escape(cure)}"),
+        sedembed.ray._cluster(stand_in),
+    ):
+        pass

@@ -9,7 +9,7 @@ import io
 import logging
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from sedembed._utils.text import did_you_mean
 
@@ -38,13 +38,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     if not _prepare_streams():
         return UNUSABLE
-    parser, commands = _parser()
+    parser = _parser()
     given = sys.argv[1:] if arguments is None else list(arguments)
     if any(not text or (text.startswith("--") and text.endswith("=")) for text in given):
         parser.error("expected a path or another value, got an empty text; write . for the current folder")
-    named = next((text for text in given if not text.startswith("-")), None)
-    if named is not None and named not in commands:
-        parser.error(f"no command is called {named!r}.{did_you_mean(named, commands)} sedembed --help lists all.")
+    _check_command(parser, [text for text in given if not text.startswith("-")])
     options = parser.parse_args(given)
     said = logging.StreamHandler(sys.stderr)
     # The commands say themselves which recordings failed.
@@ -101,8 +99,19 @@ def _escape(error: UnicodeError) -> tuple[str, int]:
     return "".join(f"\\u{units[i]:02x}{units[i + 1]:02x}" for i in range(0, len(units), 2)), error.end
 
 
-def _parser() -> tuple[argparse.ArgumentParser, list[str]]:
-    """Make the parser, and name all commands."""
+def _check_command(parser: argparse.ArgumentParser, words: Sequence[str]) -> None:
+    """End with a suggestion if the first word is no command of the parser, or the next one none of that command."""
+    commands: Mapping[str, argparse.ArgumentParser] | None = parser.get_default("commands")
+    if not commands or not words:
+        return
+    named = words[0]
+    if named not in commands:
+        meant = did_you_mean(named, commands)
+        parser.error(f"no command is called {named!r}.{meant} {parser.prog} --help lists all.")
+    _check_command(commands[named], words[1:])
+
+
+def _parser() -> argparse.ArgumentParser:
     import sedembed
 
     parser = argparse.ArgumentParser(
@@ -113,10 +122,11 @@ def _parser() -> tuple[argparse.ArgumentParser, list[str]]:
 
     def add(name: str, command: Command, text: str) -> argparse.ArgumentParser:
         sub = commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
-        sub.set_defaults(command=command, parser=parser)
+        sub.set_defaults(command=command, parser=parser, commands=None)
         sub.add_argument("-v", "--verbose", action="store_true", help="say more on stderr")
         return sub
 
     for group in _GROUPS:
         importlib.import_module(f"sedembed.cli.{group}").register(add)
-    return parser, list(commands.choices)
+    parser.set_defaults(commands=commands.choices)
+    return parser

@@ -45,6 +45,7 @@ def register(add: AddCommand) -> None:
     """Add the commands of this module."""
     group = add("probe", _fit, "fit a linear classifier on the vectors of a store, or use one")
     commands = group.add_subparsers(required=True, metavar="COMMAND")
+    group.set_defaults(commands=commands.choices)
 
     sub = _add(commands, "fit", _fit, "fit a linear classifier on the vectors of a store")
     sub.add_argument("store", metavar="STORE", type=Path, help="what `sedembed embed` wrote")

@@ -80,7 +80,7 @@ def run(work: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixtu
 
 
 def test_the_table_has_every_command():
-    assert {name.split()[0] for name in COMMANDS} == set(command_line._parser()[1])
+    assert {name.split()[0] for name in COMMANDS} == set(command_line._parser().get_default("commands"))
 
 
 class TestBadUsage:
@@ -101,6 +101,10 @@ class TestBadUsage:
     def test_a_near_name(self, run, name: str):
         code, _, told = run(name, "a.wav")
         assert (code, "Did you mean 'detect'?" in told) == (2, True)
+
+    def test_a_near_name_of_a_command_of_probe(self, run):
+        code, _, told = run("probe", "fitt", "store")
+        assert (code, "no command is called 'fitt'. Did you mean 'fit'? sedembed probe --help" in told) == (2, True)
 
     @pytest.mark.parametrize("option", ["--version", "--help"])
     def test_what_is_no_mistake(self, run, option: str):
