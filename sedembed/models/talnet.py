@@ -15,14 +15,23 @@ from sedembed.errors import InvalidArgumentError
 from sedembed.models import papers
 from sedembed.models.base import Backbone, NetworkOutput, Normalizer
 from sedembed.models.frontend import FRAME_RATE, TALNET, frame_count, log_mel
-from sedembed.models.layers.blocks import PROBABILITY_FLOOR, ConvBlock, blank_beyond, prepare_convolutions
-from sedembed.models.layers.gru import TwoWayGRU, bidirectional_gru
+from sedembed.models.layers.blocks import (
+    PROBABILITY_FLOOR,
+    ConvBlock,
+    blank_beyond,
+    prepare_convolutions,
+    run_blocks,
+    run_in_pieces,
+)
+from sedembed.models.layers.gru import FrozenGRU, TwoWayGRU
 
 __all__ = ["TALNet", "TALNetConfig", "packaged_normalizer"]
 
 Pooling = Literal["max", "average", "linear", "exponential", "attention"]
 
 CHANNELS = (1, 32, 32, 64, 64, 128, 128, 256, 256, 512, 512)
+# Feature frames of a piece: ten seconds, whose largest map takes 3 MB.
+_PIECE = 402
 POOLS = {2: (2, 2), 4: (2, 2), 6: (1, 2), 8: (1, 2), 10: (1, 2)}
 
 
@@ -83,7 +92,7 @@ class TALNet(Backbone):
     max_batch_frames = 4 * 401
 
     config: TALNetConfig
-    steps_together = False  # set by `prepare`: the recurrence without gradients, faster on a CPU
+    in_pieces = False  # set by `prepare`: the first four blocks on some seconds at a time, to stay in a CPU's cache
 
     def __init__(self, config: TALNetConfig) -> None:
         super().__init__()
@@ -137,11 +146,12 @@ class TALNet(Backbone):
         x = x[:, None].to(self._convolution_dtype)
         if lengths is not None:
             x = blank_beyond(x, lengths)
-        for i in range(1, 11):
-            x = self.get_submodule(f"conv{i}")(x)
-            if lengths is not None:
-                lengths = lengths // POOLS.get(i, (1, 1))[0]
-                x = blank_beyond(x, lengths)
+        blocks = [self.get_submodule(f"conv{i}") for i in range(1, 11)]
+        if self.in_pieces:
+            for pair in (blocks[:2], blocks[2:4]):
+                x, lengths = run_in_pieces(pair, x, lengths, _PIECE)
+            blocks = blocks[4:]
+        x, lengths = run_blocks(blocks, x, lengths)
         # (batch, channel, frame, bin) -> (batch, frame, channel·2 + bin), the authors' order.
         x = x.permute(0, 2, 1, 3).flatten(2).to(self.fc_prob.weight.dtype)
         frames = self._recur(x, lengths)
@@ -149,11 +159,9 @@ class TALNet(Backbone):
         return NetworkOutput(frames, probabilities, lengths)
 
     def _recur(self, x: torch.Tensor, lengths: torch.Tensor | None) -> torch.Tensor:
-        if isinstance(self.gru, TwoWayGRU):
-            two_way: torch.Tensor = self.gru(x, lengths)
-            return two_way
-        if self.steps_together:
-            return bidirectional_gru(self.gru, x, lengths)
+        if isinstance(self.gru, (FrozenGRU, TwoWayGRU)):
+            recurred: torch.Tensor = self.gru(x, lengths)
+            return recurred
         if lengths is None and x.device.type == "cpu" and torch.is_autocast_enabled("cpu"):
             return self._recur_narrow(x, torch.get_autocast_dtype("cpu"))
         if lengths is None:
@@ -199,7 +207,9 @@ class TALNet(Backbone):
         convolutions run by Winograd's algorithm. The recurrent layer stays in float32.
         """
         prepared = prepare_convolutions(self, device, convolutions)
-        prepared.steps_together = device.type == "cpu"
+        prepared.in_pieces = device.type == "cpu"
+        if device.type == "cpu" and isinstance(prepared.gru, nn.GRU):
+            prepared.gru = FrozenGRU(prepared.gru)  # type: ignore[assignment]
         return prepared
 
     def traceable(self) -> TALNet:

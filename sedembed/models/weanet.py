@@ -20,9 +20,12 @@ from sedembed.errors import InvalidArgumentError
 from sedembed.models import papers
 from sedembed.models.base import Backbone, NetworkOutput
 from sedembed.models.frontend import Spectrogram
-from sedembed.models.layers.blocks import PROBABILITY_FLOOR, ConvBlock, blank_beyond
+from sedembed.models.layers.blocks import PROBABILITY_FLOOR, ConvBlock, blank_beyond, run_blocks, run_in_pieces
 
 __all__ = ["WEANet", "WEANetConfig"]
+
+# Feature frames of a piece: two seconds, of which the largest map takes 3 MB.
+_PIECE = 200
 
 EmbeddingPooling = Literal["average", "max"]
 
@@ -120,6 +123,7 @@ class WEANet(Backbone):
 
     unit_length = True
     config: WEANetConfig
+    in_pieces = False  # set by `prepare`: B1 on two seconds at a time, to stay in a CPU's cache
 
     def __init__(self, config: WEANetConfig) -> None:
         super().__init__()
@@ -222,11 +226,11 @@ class WEANet(Backbone):
         if lengths is not None:
             x = blank_beyond(x, lengths)
         for i in range(1, 5):
-            for block in self.get_submodule(f"b{i}").children():
-                x = block(x)
-                if lengths is not None and isinstance(block, ConvBlock):
-                    lengths = lengths if block.pool is None else lengths // block.pool[0]
-                    x = blank_beyond(x, lengths)
+            blocks = list(self.get_submodule(f"b{i}").children())
+            if i == 1 and self.in_pieces:
+                x, lengths = run_in_pieces(blocks, x, lengths, _PIECE)
+            else:
+                x, lengths = run_blocks(blocks, x, lengths)
         x = self.b5(x)
         frames = x[..., 0].transpose(1, 2).to(self.b8.weight.dtype)
         hidden = self.b7(self.b6(x))[..., 0].transpose(1, 2).to(self.b8.weight.dtype)
@@ -276,6 +280,12 @@ class WEANet(Backbone):
     def contiguous_blocks(self) -> tuple[nn.Module, ...]:
         """B1: gradients of its 64 wide channels took a third of the time (oneDNN, measured)."""
         return (self.get_submodule("b1"),)
+
+    def prepare(self, device: torch.device, convolutions: torch.dtype = torch.float32) -> WEANet:
+        """`Backbone.prepare`; on a CPU the first block runs in pieces."""
+        prepared = super().prepare(device, convolutions)
+        prepared.in_pieces = device.type == "cpu"
+        return prepared
 
     def describe_front_end(self) -> dict[str, Any]:
         """`Backbone.describe_front_end`, with the multiple of frames to which features are extended."""

@@ -100,7 +100,7 @@ def test_prepared_is_the_same_function(network):
         plain, fast = network(mel), network.prepare(torch.device("cpu"))(mel)
     assert relative(fast.frames, plain.frames.numpy()) < 1e-5
     assert relative(fast.probabilities, plain.probabilities.numpy()) < 1e-5
-    assert not network.steps_together
+    assert not network.in_pieces
     assert isinstance(network.get_submodule("conv1.bn"), torch.nn.BatchNorm2d)
 
 

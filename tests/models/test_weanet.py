@@ -14,7 +14,7 @@ import sedembed
 from sedembed.errors import WeightsError
 from sedembed.models.base import NetworkOutput
 from sedembed.models.layers.blocks import fold_batchnorm
-from sedembed.models.layers.winograd import WinogradConv2d
+from sedembed.models.layers.frozen_winograd import FrozenWinograd
 from sedembed.models.weanet import WEANet, WEANetConfig
 from sedembed.models.weights import load_config, load_network, resolve, save_pretrained
 from tests.models.weanet_helpers import CPU, RATE, SMALL, make, network, reference_forward, relative  # noqa: F401
@@ -153,7 +153,7 @@ class TestForward:
     def test_prepared_is_the_same_function(self, network: WEANet) -> None:
         mel = log_mel(3, 203, seed=1)
         fast = network.prepare(CPU)
-        assert any(isinstance(module, WinogradConv2d) for module in fast.modules())
+        assert any(isinstance(module, FrozenWinograd) for module in fast.modules())
         assert not any(isinstance(module, torch.nn.BatchNorm2d) for module in fast.modules())
         with torch.inference_mode():
             plain, prepared = network(mel), fast(mel)

@@ -5,49 +5,76 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-__all__ = ["TwoWayGRU", "bidirectional_gru"]
+from sedembed.models.layers.packed import PackedLinear
+
+__all__ = ["FrozenGRU", "TwoWayGRU"]
 
 _NAMES = ("weight_ih_l0", "weight_hh_l0", "bias_ih_l0", "bias_hh_l0")
 
 
-def bidirectional_gru(gru: nn.GRU, x: torch.Tensor, lengths: torch.Tensor | None = None) -> torch.Tensor:
-    """Compute what a one-layer, bidirectional, batch-first `nn.GRU` computes, without gradients.
+class FrozenGRU(nn.Module):
+    """A one-layer, bidirectional, batch-first `nn.GRU` for float32 on a CPU, without gradients.
+
+    Both directions step together, and the input products of all steps are one matrix product.
 
     Parameters
     ----------
     gru : nn.GRU
-        Holds the weights.
-    x : torch.Tensor, shape (batch, steps, features)
-        Input.
-    lengths : torch.Tensor, int64, shape (batch,), optional
-        Valid steps of each item. The backward direction starts at the last valid one.
-
-    Returns
-    -------
-    torch.Tensor, shape (batch, steps, 2 x hidden)
-        Meaningless beyond `lengths`.
+        Gives the weights, which must not change afterwards.
     """
-    batch, steps, _ = x.shape
-    size = gru.hidden_size
-    order = torch.arange(steps - 1, -1, -1, device=x.device).expand(batch, steps)
-    if lengths is not None:
-        order = _reversal(batch, steps, lengths)
-    rows = torch.arange(batch, device=x.device)[:, None]
-    weights = dict(gru.named_parameters())
-    forward, backward = ([weights[name + end] for name in _NAMES] for end in ("", "_reverse"))
-    first = nn.functional.linear(x, forward[0], forward[2])
-    second = nn.functional.linear(x, backward[0], backward[2])[rows, order]
-    gi = torch.stack((first.transpose(0, 1), second.transpose(0, 1)), 1)  # (steps, 2, batch, 3 x hidden)
-    w_hh = torch.stack((forward[1], backward[1])).transpose(1, 2).contiguous()
-    b_hh = torch.stack((forward[3], backward[3]))[:, None]
-    h = x.new_zeros((2, batch, size))
-    states = x.new_empty((steps, 2, batch, size))
-    for t in range(steps):
-        gh = torch.baddbmm(b_hh, h, w_hh)
-        rz = (gi[t, :, :, : 2 * size] + gh[:, :, : 2 * size]).sigmoid_()
-        n = torch.addcmul(gi[t, :, :, 2 * size :], rz[..., :size], gh[:, :, 2 * size :]).tanh_()
-        h = torch.lerp(n, h, rz[..., size:], out=states[t])
-    return torch.cat((states[:, 0].transpose(0, 1), states[:, 1].transpose(0, 1)[rows, order]), -1)
+
+    def __init__(self, gru: nn.GRU) -> None:
+        super().__init__()
+        self.hidden_size = gru.hidden_size
+        w = {name: parameter.detach() for name, parameter in gru.named_parameters()}
+        both = [torch.cat((w[name], w[f"{name}_reverse"])) for name in ("weight_ih_l0", "bias_ih_l0")]
+        self._input = PackedLinear(*both)
+        steps = [(w[f"weight_hh_l0{end}"], w[f"bias_hh_l0{end}"]) for end in ("", "_reverse")]
+        self._steps = [PackedLinear(*step) for step in steps]
+        # For one item at a time, PyTorch's product of a matrix and a vector was faster.
+        self._alone = [(weight.T.contiguous(), bias[None]) for weight, bias in steps]
+
+    def _product(self, h: torch.Tensor, way: int) -> torch.Tensor:
+        if len(h) > 1:
+            return self._steps[way](h)
+        weight, bias = self._alone[way]
+        return torch.addmm(bias, h, weight)
+
+    @torch.no_grad()
+    def forward(self, x: torch.Tensor, lengths: torch.Tensor | None = None) -> torch.Tensor:
+        """Compute what the `nn.GRU` computes.
+
+        Parameters
+        ----------
+        x : torch.Tensor, shape (batch, steps, features)
+            Input.
+        lengths : torch.Tensor, int64, shape (batch,), optional
+            Valid steps of each item. The backward direction starts at the last valid one.
+
+        Returns
+        -------
+        torch.Tensor, shape (batch, steps, 2 x hidden)
+            Meaningless beyond `lengths`.
+        """
+        batch, steps, _ = x.shape
+        size = self.hidden_size
+        # Steps first, so that one step of all items lies together.
+        gi = self._input(x.transpose(0, 1).reshape(steps * batch, -1)).view(steps, batch, 2, 3 * size)
+        shortest = steps if lengths is None else int(lengths.min())
+        states = x.new_empty((steps, 2, batch, size))
+        h = x.new_zeros((2, batch, size))
+        rz, n = x.new_empty((2, batch, 2 * size)), x.new_empty((2, batch, size))
+        for step in range(steps):
+            back = steps - 1 - step
+            for way, place in enumerate((step, back)):
+                gh, gx = self._product(h[way], way), gi[place, :, way]
+                torch.add(gx[:, : 2 * size], gh[:, : 2 * size], out=rz[way])
+                rz[way].sigmoid_()
+                torch.addcmul(gx[:, 2 * size :], rz[way, :, :size], gh[:, 2 * size :], out=n[way])
+            h = torch.lerp(n.tanh_(), h, rz[..., size:], out=states[step])
+            if back >= shortest and lengths is not None:
+                h[1] *= (back < lengths)[:, None]  # backwards, an item starts from zeros at its last valid step
+        return torch.cat((states[:, 0], states[:, 1].flip(0)), -1).transpose(0, 1)
 
 
 class TwoWayGRU(nn.Module):
@@ -68,7 +95,7 @@ class TwoWayGRU(nn.Module):
             setattr(self.back, name, weights[f"{name}_reverse"])
 
     def forward(self, x: torch.Tensor, lengths: torch.Tensor | None = None) -> torch.Tensor:
-        """Compute what `bidirectional_gru` computes."""
+        """Compute what `FrozenGRU` computes."""
         if lengths is None:
             return torch.cat((self.ahead(x)[0], self.back(x.flip(1))[0].flip(1)), -1)
         order = _reversal(x.shape[0], x.shape[1], lengths)[..., None]

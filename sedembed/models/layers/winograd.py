@@ -1,4 +1,4 @@
-"""3x3 convolutions by Winograd's F(4x4, 3x3): a quarter of the multiplications, for CPUs.
+"""3x3 convolutions by Winograd's F(4x4, 3x3), with gradients: a quarter of the multiplications, for CPUs.
 
 Lavin & Gray (2016), "Fast algorithms for convolutional neural networks". Differs from the direct sum by rounding only,
 about 3e-6 relative in float32.
@@ -13,7 +13,7 @@ from torch import nn
 
 from sedembed.models.layers.replace import replace_layers
 
-__all__ = ["WinogradConv2d", "use_winograd"]
+__all__ = ["WinogradConv2d", "is_plain", "transform_filters", "use_winograd"]
 
 _B = torch.tensor(
     [
@@ -49,7 +49,7 @@ _FILTER = torch.kron(_G, _G).float()  # (36, 9)
 _OUTPUT = torch.kron(_A, _A).float()  # (16, 36)
 
 
-def _transform_filters(weight: torch.Tensor) -> torch.Tensor:
+def transform_filters(weight: torch.Tensor) -> torch.Tensor:
     """(out, in, 3, 3) → (36, in, out)."""
     out_channels, channels = weight.shape[:2]
     return (_FILTER @ weight.permute(2, 3, 1, 0).reshape(9, -1)).view(36, channels, out_channels)
@@ -79,7 +79,7 @@ class _Winograd(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
         batch, time, bins, channels = x.shape
-        v, u = _transform_input(x), _transform_filters(weight)
+        v, u = _transform_input(x), transform_filters(weight)
         n_time, n_bins = -(-time // 4), -(-bins // 4)
         out_channels = weight.shape[0]
         ctx.save_for_backward(v, u)
@@ -116,8 +116,6 @@ class _Winograd(torch.autograd.Function):
 class WinogradConv2d(nn.Conv2d):
     """A 3x3 convolution of stride 1 and padding 1, computed by Winograd's algorithm in both directions."""
 
-    _filters: torch.Tensor | None = None
-
     @classmethod
     def from_conv(cls, conv: nn.Conv2d) -> WinogradConv2d:
         """Convolution that shares the parameters of another one, 3x3 with stride 1 and padding 1."""
@@ -126,40 +124,30 @@ class WinogradConv2d(nn.Conv2d):
         made.weight, made.bias = conv.weight, conv.bias
         return made.train(conv.training)
 
-    def freeze(self) -> None:
-        """Transform the filters once and for all; the weights must not change afterwards."""
-        self._filters = _transform_filters(self.weight.detach())
-
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(batch, channels, time, bins) → (batch, out_channels, time, bins), in channels_last order."""
         x = x.permute(0, 2, 3, 1)
-        if self._filters is not None:
-            y = _combine(_transform_input(x), self._filters, x.shape)
-        else:
-            y = _Winograd.apply(x, self.weight)  # type: ignore[no-untyped-call]
+        y: torch.Tensor = _Winograd.apply(x, self.weight)  # type: ignore[no-untyped-call]
         if self.bias is not None:
             y = y + self.bias
         return y.permute(0, 3, 1, 2)
 
 
-def use_winograd(network: nn.Module, min_channels: int = 128, *, freeze: bool = False) -> None:
+def use_winograd(network: nn.Module, min_channels: int = 128) -> None:
     """Replace every 3x3 convolution with at least `min_channels` output channels by a `WinogradConv2d`, in place.
 
     With fewer channels the transforms cost more than the multiplications they save (measured on two cores).
     """
 
     def make(layer: nn.Module) -> nn.Module | None:
-        if type(layer) is not nn.Conv2d or layer.out_channels < min_channels or not _is_plain(layer):
+        if type(layer) is not nn.Conv2d or layer.out_channels < min_channels or not is_plain(layer):
             return None
-        replacement = WinogradConv2d.from_conv(layer)
-        if freeze:
-            replacement.freeze()
-        return replacement
+        return WinogradConv2d.from_conv(layer)
 
     replace_layers(network, make)
 
 
-def _is_plain(conv: nn.Conv2d) -> bool:
+def is_plain(conv: nn.Conv2d) -> bool:
     """Whether this is the one kind of convolution that the algorithm computes."""
     geometry = (conv.kernel_size, conv.stride, conv.padding, conv.dilation, conv.groups, conv.padding_mode)
     return geometry == ((3, 3), (1, 1), (1, 1), (1, 1), 1, "zeros")
