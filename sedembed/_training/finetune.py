@@ -20,7 +20,7 @@ from torch import nn
 from tqdm import tqdm
 
 from sedembed import metrics
-from sedembed._training.augment import change_gain, mix
+from sedembed._training.augment import change_gain, mix, shift
 from sedembed._training.averaging import average_into
 from sedembed._training.batches import Batch, BatchMaker
 from sedembed._training.checkpoint import find_nonfinite, load_checkpoint, save_checkpoint
@@ -28,6 +28,8 @@ from sedembed._training.clips import ClipSet
 from sedembed._training.distributed import current_processes
 from sedembed._training.features import FeatureStore
 from sedembed._training.finetune_config import FinetuneConfig
+from sedembed._training.finetune_head import calibrated_loss, fit_starting_probe, loss_of_scores
+from sedembed._training.finetune_network import has_bfloat16, pool_embedding, trained_blocks
 from sedembed._training.records import RunFolder, find_revision, fingerprint, training_versions
 from sedembed._training.settings import TrainConfig
 from sedembed._utils.schema import read_json_file
@@ -36,7 +38,6 @@ from sedembed.embedder import Embedder
 from sedembed.engine.runner import pick_device
 from sedembed.errors import DatasetError, InvalidArgumentError
 from sedembed.loading import load_model
-from sedembed.models.base import Backbone
 from sedembed.models.layers.winograd import use_winograd
 from sedembed.models.weights import describe_network, load_network, resolve, save_pretrained
 from sedembed.probe.fitting import Labels
@@ -44,6 +45,7 @@ from sedembed.probe.inputs import identity
 from sedembed.probe.label_table import LabelTable, indicator, label_by_folder, read_labels
 from sedembed.probe.probe import LinearProbe
 from sedembed.probe.splits import inner_splits
+from sedembed.probe.torch_head import ProbeHead
 
 __all__ = ["FinetuneConfig", "Finetuned", "finetune"]
 
@@ -51,6 +53,8 @@ logger = logging.getLogger(__name__)
 
 _COLUMNS = ("step", "epoch", "loss", "learning_rate", "gradient_norm", "validation_score", "validation_loss")
 _RUN, _PROBE, _FEATURES = "training", "probe", "features"
+# A training of few epochs learns little from recordings that are masked as widely as in that of the network.
+_MASKED_BINS, _MASKED_SECONDS = 8, 0.5
 _CARD = """---
 library_name: sedembed
 tags: [audio, sound-event-detection]
@@ -111,9 +115,11 @@ def finetune(
 ) -> Finetuned:
     """Train a network further on labelled recordings, together with a linear classifier.
 
-    A `LinearProbe` on the network's embeddings is the classifier at the start. Then both are trained, the network with
-    a low learning rate; batch normalisations keep their statistics. After each epoch the recordings that were held out
-    are classified. The best epoch is kept, and training stops when there was no better one for a while.
+    The classifier at the start is a `LinearProbe` on the network's embeddings, with a smaller C than the best one. Then
+    both are trained, the network with a low learning rate, on recordings that are varied; batch normalisations keep
+    their statistics. After each epoch the recordings that were held out are classified. The best epoch is kept, and
+    training stops when there was no better one for a while. If no epoch is better than a probe, the result is the
+    network as it was, with its probe.
 
     Running the same call again continues where it was interrupted, with the same result.
 
@@ -304,10 +310,10 @@ class _Finetuning:
         self.step, self._losses, self.best = 0, list[float](), dict[str, float]()
         self.before = math.nan
         if self._folder.checkpoint.exists():
-            self.probe = LinearProbe.load(self.out / _PROBE)
+            self.probe = start = LinearProbe.load(self.out / _PROBE)
         else:
-            self.probe = self._fit_probe()
-        self.head = self.probe.to_torch()
+            self.probe, start = self._fit_probes()
+        self.head = start.to_torch()
         network.to(device=self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.head.to(self.device)
         self._bfloat16 = has_bfloat16(self.device) if config.precision == "auto" else config.precision == "bfloat16"
@@ -321,6 +327,8 @@ class _Finetuning:
             seconds=config.seconds,
             balanced=False,
             spec_augment=config.spec_augment,
+            spec_augment_bins=_MASKED_BINS,
+            spec_augment_seconds=_MASKED_SECONDS,
             seed=config.seed,
         )
         self._batches = BatchMaker(settings, self.train, self._features, network, current_processes(), pad=False)
@@ -332,22 +340,26 @@ class _Finetuning:
             load_checkpoint(self._folder.checkpoint, self._restore)
             logger.info("continuing at step %d", self.step)
         else:
-            score, loss = self._score()
+            head = self.probe.to_torch().to(self.device)
+            score, loss = self._score(head)
             self.before = score
-            self._keep(0, score, loss)
+            self._keep(0, score, loss, head)
             self._save()
         self._folder.rewind(self.step)
 
-    def _fit_probe(self) -> LinearProbe:
+    def _fit_probes(self) -> tuple[LinearProbe, LinearProbe]:
+        """Fit the probe to compare with, and the one that training starts with."""
         embedder = Embedder(self.network, describe_network(self.network), device=self.device)
         probe = LinearProbe(normalize=self.network.default_normalize, progress=self._progress)
         y: NDArray[Any] = self.train.targets >= 0.5
         if not self.multilabel:
             y = np.array(self.train.classes)[self.train.targets.argmax(1)]
-        probe.fit(self._embed(embedder, self.train), y, groups=self._train_groups)
+        embeddings = self._embed(embedder, self.train)
+        probe.fit(embeddings, y, groups=self._train_groups)
+        start = fit_starting_probe(probe, embeddings, y)
         if self.multilabel:
             probe.classes_ = np.array(self.train.classes)
-        return probe
+        return probe, start
 
     def _embed(self, embedder: Embedder, clips: ClipSet) -> NDArray[np.float32]:
         with tqdm(total=len(clips), unit="clip", desc="embedding", disable=self._hide_bar, leave=False) as bar:
@@ -385,6 +397,8 @@ class _Finetuning:
             if isinstance(module, nn.modules.batchnorm._BatchNorm):
                 module.eval()
         self.optimizer.zero_grad(set_to_none=True)
+        if config.shift:
+            batch = shift(batch, config.seed, self.step)
         batch = change_gain(batch, self.network, config.gain, config.seed, self.step)
         batch = mix(batch, config.mixup, config.seed, self.step)
         lengths = batch.lengths.to(device)
@@ -392,7 +406,8 @@ class _Finetuning:
         with torch.autocast(device.type, torch.bfloat16, enabled=self._bfloat16):
             output = self.network.forward_normalised(batch.features.to(device), None if equal else lengths)
         embeddings = pool_embedding(self.network, output.frames.float(), output.lengths)
-        loss = self._loss(self.head(embeddings), batch.targets, config.label_smoothing)
+        scores = self.head(embeddings)
+        loss = loss_of_scores(scores, batch.targets, multilabel=self.multilabel, smoothing=config.label_smoothing)
         torch.autograd.backward(loss)
         parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
         norm = float(nn.utils.clip_grad_norm_(parameters, config.gradient_norm))
@@ -403,12 +418,6 @@ class _Finetuning:
         average_into(self.average, self.network, config.average, self.step + 1)
         average_into(self.average_head, self.head, config.average, self.step + 1)
         return value, norm
-
-    def _loss(self, scores: torch.Tensor, targets: torch.Tensor, smoothing: float = 0.0) -> torch.Tensor:
-        targets = targets.to(scores.device)
-        if self.multilabel:
-            return nn.functional.binary_cross_entropy_with_logits(scores, targets)
-        return nn.functional.cross_entropy(scores, targets, label_smoothing=smoothing)
 
     def _set_rates(self) -> None:
         total = self.config.epochs * self._steps
@@ -424,30 +433,29 @@ class _Finetuning:
         broken = find_nonfinite(self.network.state_dict())
         if broken is not None:
             raise self._folder.diverged(self.step, broken)
-        score, loss = self._score()
+        score, loss = self._score(self.average_head)
         rate = self.optimizer.param_groups[0]["lr"]
         mean = math.fsum(self._losses) / len(self._losses)
         self._losses = []
         row = {"step": self.step, "epoch": epoch, "loss": mean, "learning_rate": rate, "gradient_norm": norm}
         if (score, -loss) > (self.best["score"], -self.best["loss"]):
-            self._keep(epoch, score, loss)
+            self._keep(epoch, score, loss, self.average_head)
         self._save()
         self._folder.log({**row, "validation_score": score, "validation_loss": loss})
 
-    def _score(self) -> tuple[float, float]:
+    def _score(self, head: ProbeHead) -> tuple[float, float]:
         """Compute validation score and loss, with embeddings as `Embedder.embed` gives them."""
         embedder = Embedder(self.average, describe_network(self.average), device=self.device)
         with torch.inference_mode():
-            embeddings = torch.from_numpy(self._embed(embedder, self.held_out)).to(self.device)
-            scores = self.average_head(embeddings)
-            loss = float(self._loss(scores, torch.from_numpy(self.held_out.targets)))
-        found = scores.float().cpu().numpy()
+            scores = head(torch.from_numpy(self._embed(embedder, self.held_out)).to(self.device)).float().cpu()
+        loss = calibrated_loss(scores, torch.from_numpy(self.held_out.targets), multilabel=self.multilabel)
+        found = scores.numpy()
         if self.multilabel:
             return metrics.compute("map", self.held_out.targets >= 0.5, found), loss
         return float((found.argmax(1) == self.held_out.targets.argmax(1)).mean()), loss
 
-    def _keep(self, epoch: int, score: float, loss: float) -> None:
-        """Write the network and the classifier as the best so far."""
+    def _keep(self, epoch: int, score: float, loss: float, head: ProbeHead) -> None:
+        """Write the network and a classifier as the best so far."""
         self.best = {"epoch": epoch, "score": score, "loss": loss}
         card = _CARD.format(
             model=self._name,
@@ -460,7 +468,7 @@ class _Finetuning:
             epoch=epoch,
         )
         save_pretrained(self.average, self.out, card=card)
-        probe, linear = copy.copy(self.probe), self.average_head.linear
+        probe, linear = copy.copy(self.probe), head.linear
         probe.coef_, probe.intercept_ = (v.detach().cpu().numpy().copy() for v in (linear.weight, linear.bias))
         probe.model_ = identity(load_model(self.out, "cpu"))
         probe.save(self.out / _PROBE)
@@ -512,37 +520,3 @@ class _Finetuning:
         self.optimizer.load_state_dict(state["optimizer"])
         self.step, self.best, self.before = state["step"], state["best"], state["before"]
         self._losses = list(state["losses"])
-
-
-def trained_blocks(network: Backbone) -> list[nn.Module]:
-    """Blocks of a network whose weights have a part in the embedding, in the order in which it has them.
-
-    What names events has no part in it.
-    """
-    network.requires_grad_(True)
-    samples = torch.zeros(network.min_samples, device=network.mean.device)
-    frames = network(network.features(samples)[None]).frames.sum()
-    named = list(network.named_children())
-    parameters = [p for _, block in named for p in block.parameters()]
-    gradients = dict(zip(parameters, torch.autograd.grad(frames, parameters, allow_unused=True), strict=True))
-    return [block for _, block in named if any(gradients[p] is not None for p in block.parameters())]
-
-
-def has_bfloat16(device: torch.device) -> bool:
-    """Whether a device computes in bfloat16 by instructions of its own."""
-    if device.type == "cuda":
-        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    probe = getattr(torch.cpu, "_is_avx512_bf16_supported", None)
-    return device.type == "cpu" and probe is not None and bool(probe())
-
-
-def pool_embedding(network: Backbone, frames: torch.Tensor, lengths: torch.Tensor | None) -> torch.Tensor:
-    """Clip embeddings (batch, size) of frame embeddings (batch, frames, size), as `ClipSum` pools them."""
-    count = frames.shape[1]
-    lengths = torch.full((len(frames),), count, device=frames.device) if lengths is None else lengths
-    valid = (torch.arange(count, device=frames.device) < lengths[:, None])[..., None]
-    if network.embedding_maximum:
-        pooled = frames.masked_fill(~valid, -torch.inf).amax(1)
-    else:
-        pooled = (frames * valid).sum(1) / lengths[:, None]
-    return nn.functional.normalize(pooled, dim=1) if network.unit_length else pooled

@@ -38,13 +38,15 @@ class FinetuneConfig:
         The result is the running average of the weights; this is the weight of the average in each step. 0: none.
     gain : float
         Recordings are made louder or softer by up to so many decibels.
+    shift : bool
+        Recordings begin at a random moment; what was before that follows the end.
     mixup : float
         Pairs of recordings of a batch are mixed, features and targets alike, with weights of the beta distribution with
         both parameters so; 0: never.
     label_smoothing : float
         Share of each target that all classes get alike; recordings with several labels keep theirs.
     spec_augment : bool
-        Mask one band of bins and one interval of time in each recording.
+        Mask one band of up to 8 bins and up to half a second in each recording.
     precision : {"auto", "float32", "bfloat16"}
         bfloat16: where autocast allows it. The classifier stays in float32. "auto": bfloat16 where the device has
         instructions for it.
@@ -62,18 +64,19 @@ class FinetuneConfig:
     epochs: Annotated[int, Range(1)] = 10
     patience: Annotated[int, Range(1)] = 3
     validation_share: Annotated[float, Range(0, 0.5, open=True)] = 0.1
-    batch_size: Annotated[int, Range(1)] = 32
+    batch_size: Annotated[int, Range(1)] = 16
     seconds: Annotated[float, Range(0, open=True)] = 10.0
-    learning_rate: Annotated[float, Range(0, open=True)] = 1e-4
+    learning_rate: Annotated[float, Range(0, open=True)] = 3e-4
     head_learning_rate: Annotated[float, Range(0, open=True)] = 1e-3
     frozen_blocks: Annotated[int, Range(0)] = 0
     weight_decay: Annotated[float, Range(0)] = 1e-4
     gradient_norm: Annotated[float, Range(0, open=True)] = 1.0
-    average: Annotated[float, Range(0, 1)] = 0.9
+    average: Annotated[float, Range(0, 1)] = 0.98
     gain: Annotated[float, Range(0)] = 6.0
+    shift: bool = True
     mixup: Annotated[float, Range(0)] = 0.0
-    label_smoothing: Annotated[float, Range(0, 1)] = 0.0
-    spec_augment: bool = False
+    label_smoothing: Annotated[float, Range(0, 1)] = 0.1
+    spec_augment: bool = True
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     checkpoint_every: Annotated[int, Range(1)] = 100
     seed: Annotated[int, Range(0)] = 0

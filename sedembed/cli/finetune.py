@@ -37,8 +37,8 @@ def register(add: AddCommand) -> None:
     sub.add_argument(
         "--validation-share", metavar="X", type=float, help="share of the recordings held out (default: 0.1)"
     )
-    sub.add_argument("--learning-rate", metavar="X", type=float, help="of the network (default: 0.0001)")
-    sub.add_argument("--batch-size", metavar="N", type=int, help="recordings of a step (default: 32)")
+    sub.add_argument("--learning-rate", metavar="X", type=float, help="of the network (default: 0.0003)")
+    sub.add_argument("--batch-size", metavar="N", type=int, help="recordings of a step (default: 16)")
     sub.add_argument(
         "--frozen-blocks",
         metavar="N",

@@ -14,8 +14,9 @@ import torch
 
 import sedembed
 from sedembed._training import finetune as module
-from sedembed._training.finetune import finetune, pool_embedding
+from sedembed._training.finetune import finetune
 from sedembed._training.finetune_config import FinetuneConfig
+from sedembed._training.finetune_network import has_bfloat16, pool_embedding, trained_blocks
 from sedembed.cli.main import main
 from sedembed.errors import DatasetError, InvalidArgumentError, ProbeError
 
@@ -29,6 +30,9 @@ SHORT: dict[str, Any] = {
     # Steps are few and recordings tiny: nothing is varied, and the result is the last step's.
     "average": 0.0,
     "gain": 0.0,
+    "shift": False,
+    "spec_augment": False,
+    "label_smoothing": 0.0,
     "precision": "float32",
 }
 
@@ -153,7 +157,7 @@ def test_defaults_and_frozen_blocks(tones: Path, small_weanet_dir: Path, tmp_pat
 def test_blocks_that_make_the_embedding(model: str, blocks: list[str], request: pytest.FixtureRequest) -> None:
     network = sedembed.load_network(request.getfixturevalue(model))
     names = {block: name for name, block in network.named_children()}
-    assert [names[block] for block in module.trained_blocks(network)] == blocks
+    assert [names[block] for block in trained_blocks(network)] == blocks
 
 
 def test_rates_of_blocks(small_weanet_dir: Path) -> None:
@@ -162,7 +166,7 @@ def test_rates_of_blocks(small_weanet_dir: Path) -> None:
     run.config = FinetuneConfig(learning_rate=1e-3, head_learning_rate=1e-2, frozen_blocks=1)
     groups = run._make_optimizer().param_groups
     rates = {id(p): group["lr"] for group in groups for p in group["params"]}
-    found = [rates.get(id(next(block.parameters()))) for block in module.trained_blocks(run.network)]
+    found = [rates.get(id(next(block.parameters()))) for block in trained_blocks(run.network)]
     assert found == [None, 1e-3, 1e-3, 1e-3, 1e-3]
     assert rates[id(run.head.weight)] == 1e-2
     run.config = FinetuneConfig(frozen_blocks=5)
@@ -221,7 +225,7 @@ def test_command(tones: Path, small_weanet_dir: Path, tmp_path: Path, capsys: py
 def test_bfloat16_where_there_are_instructions_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
     for there in (True, False):
         monkeypatch.setattr("torch.cpu._is_avx512_bf16_supported", lambda there=there: there, raising=False)
-        assert module.has_bfloat16(torch.device("cpu")) is there
+        assert has_bfloat16(torch.device("cpu")) is there
     monkeypatch.delattr("torch.cpu._is_avx512_bf16_supported")
-    assert not module.has_bfloat16(torch.device("cpu"))
-    assert not module.has_bfloat16(torch.device("meta"))
+    assert not has_bfloat16(torch.device("cpu"))
+    assert not has_bfloat16(torch.device("meta"))
