@@ -123,6 +123,27 @@ def test_an_interrupted_run_goes_on_to_the_same_result(
         assert (again.model / name).read_bytes() == (result.model / name).read_bytes()
 
 
+def test_the_probe_is_the_result_if_no_epoch_is_better(
+    tones: Path, small_weanet_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    probes: list[sedembed.LinearProbe] = []
+
+    def keep(probe: sedembed.LinearProbe, embeddings: Any, y: Any) -> sedembed.LinearProbe:
+        probes.extend((probe, sedembed.LinearProbe(1e-3, progress=False).fit(embeddings, y)))
+        return probes[1]
+
+    scores = iter([(0.9, 0.3), (0.9, 0.4), (0.8, 0.2)])
+    monkeypatch.setattr(module, "fit_starting_probe", keep)
+    monkeypatch.setattr(module._Finetuning, "_score", lambda self, head: next(scores))
+    done = finetune(tones, "folder", tmp_path / "out", small_weanet_dir, **{**SHORT, "epochs": 2})
+    assert (done.epoch, done.before, done.after) == (0, 0.9, 0.9)
+    saved = sedembed.LinearProbe.load(done.model / "probe")
+    np.testing.assert_array_equal(saved.coef_, probes[0].coef_)
+    assert np.abs(saved.coef_ - probes[1].coef_).max() > 0
+    old, new = (sedembed.load_network(path).state_dict() for path in (small_weanet_dir, done.model))
+    assert all(torch.equal(old[key], new[key]) for key in old)
+
+
 def test_several_labels_and_groups(tones: Path, small_weanet_dir: Path, tmp_path: Path) -> None:
     table = tmp_path / "labels.csv"
     names = sorted(str(path.relative_to(tones)) for path in tones.rglob("*.wav") if path.stem != "broken")
