@@ -97,6 +97,7 @@ class Runner:
         self._forward: Callable[[torch.Tensor, torch.Tensor | None], NetworkOutput] = (
             self.network if self.engine == "torch" else OpenVINONetwork(network, precision)
         )
+        self._forward_frames = self.network.forward_frames if self.engine == "torch" else self._frames_of_all
 
     @property
     def window_samples(self) -> int:
@@ -211,21 +212,30 @@ class Runner:
         """
         padded, lengths = self._pad(features)
         with isolated(self.device):
-            output = self._forward(padded, lengths)
-            terms = self.network.pool_terms(output) if probabilities else None
+            if probabilities:
+                output = self._forward(padded, lengths)
+                found, lengths, terms = output.frames, output.lengths, self.network.pool_terms(output)
+            else:
+                (found, lengths), terms = self._forward_frames(padded, lengths), None
 
-        some = [output.frames, *(terms or ())]
-        copied = to_host(some if output.lengths is None else [*some, output.lengths])
+        some = [found, *(terms or ())]
+        copied = to_host(some if lengths is None else [*some, lengths])
 
         def finish() -> list[WindowResult]:
             frames, *others = (tensor.numpy() for tensor in copied())
-            valid = [frames.shape[1]] * len(frames) if output.lengths is None else others.pop().tolist()
+            valid = [frames.shape[1]] * len(frames) if lengths is None else others.pop().tolist()
             if terms is None:
                 return [WindowResult(frames[i, :n]) for i, n in enumerate(valid)]
             numerators, denominators = (term.astype(np.float64) for term in others)
             return [WindowResult(frames[i, :n], (numerators[i], denominators[i])) for i, n in enumerate(valid)]
 
         return finish
+
+    def _frames_of_all(
+        self, padded: torch.Tensor, lengths: torch.Tensor | None
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        output = self._forward(padded, lengths)
+        return output.frames, output.lengths
 
     def stream(self, windows: Iterable[NDArray[np.float32]]) -> Iterator[Frames]:
         """Frame embeddings of consecutive windows, with times from the start of the first one."""

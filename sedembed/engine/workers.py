@@ -43,10 +43,10 @@ MAX_HANGING = 64
 
 # Recordings of a chunk: enough to fill batches, few enough that some dozens of workers share a small folder.
 _LARGEST_CHUNK = 32
-_CHUNKS = 16
+_CHUNKS = 12
 _SMALL_BATCH = 4
 # Batches of features that a worker holds before it runs them, to group windows of similar length.
-_BATCHES_HELD = 8
+_BATCHES_HELD = 2
 # Recordings that may be finished before an earlier one that is slow, or hangs.
 _AHEAD = 4096
 
@@ -237,7 +237,9 @@ class WorkerPool:
         self._max_items, self._timeout, self._ahead = max_items, timeout, ahead
         self._most_frames = _BATCHES_HELD * runner.max_batch_frames
         self._changed = threading.Condition()  # guards all below
-        size = min(_LARGEST_CHUNK, max(-(-len(sources) // _CHUNKS), min(_SMALL_BATCH, -(-len(sources) // 2))))
+        size = min(_SMALL_BATCH, -(-len(sources) // 2))
+        if len(sources) > _CHUNKS * _SMALL_BATCH:  # whole batches
+            size = min(_LARGEST_CHUNK, _SMALL_BATCH * -(-len(sources) // (_CHUNKS * _SMALL_BATCH)))
         self._chunks = deque(_Chunk(i, deque(sources[i : i + size])) for i in range(0, len(sources), max(1, size)))
         self._reading = 0  # workers that read
         self._batches: deque[list[_Held]] = deque()  # ready for the network

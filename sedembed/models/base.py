@@ -186,6 +186,13 @@ class Backbone(nn.Module, ABC):
         """
         return self.forward_normalised((log_mel - self.mean) / self.std, lengths)
 
+    def forward_frames(
+        self, log_mel: torch.Tensor, lengths: torch.Tensor | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Frame embeddings of `forward` and their valid lengths; a network may leave out what only events need."""
+        output = self(log_mel, lengths)
+        return output.frames, output.lengths
+
     @abstractmethod
     def forward_normalised(self, x: torch.Tensor, lengths: torch.Tensor | None = None) -> NetworkOutput:
         """`forward` for features that are already normalised (and, in training, masked)."""

@@ -32,6 +32,8 @@ Pooling = Literal["max", "average", "linear", "exponential", "attention"]
 CHANNELS = (1, 32, 32, 64, 64, 128, 128, 256, 256, 512, 512)
 # Feature frames of a piece: ten seconds, whose largest map takes 3 MB.
 _PIECE = 402
+# Of a batch of the other convolutions.
+_CONVOLVED = 4 * 401
 POOLS = {2: (2, 2), 4: (2, 2), 6: (1, 2), 8: (1, 2), 10: (1, 2)}
 
 
@@ -88,8 +90,7 @@ class TALNet(Backbone):
     frame_rate = FRAME_RATE / 4
     first_frame_time = 1.5 / FRAME_RATE  # centre of the first four feature frames, in seconds
     min_samples = 1200  # four feature frames: one frame of the GRU
-    # Four windows of ten seconds: larger batches were not faster, and each worker holds one.
-    max_batch_frames = 4 * 401
+    max_batch_frames = 16 * 401  # larger batches were not faster
 
     config: TALNetConfig
     in_pieces = False  # set by `prepare`: the first four blocks on some seconds at a time, to stay in a CPU's cache
@@ -143,6 +144,31 @@ class TALNet(Backbone):
         valid frame: it is set to zero after every block, as the border of a convolution is, and both directions of the
         GRU skip it.
         """
+        frames, lengths = self._recurrent_frames(x, lengths)
+        probabilities = torch.sigmoid(self.fc_prob(frames)).clamp(PROBABILITY_FLOOR, 1.0 - PROBABILITY_FLOOR)
+        return NetworkOutput(frames, probabilities, lengths)
+
+    def forward_frames(
+        self, log_mel: torch.Tensor, lengths: torch.Tensor | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """`Backbone.forward_frames`, without the last layer."""
+        return self._recurrent_frames((log_mel - self.mean) / self.std, lengths)
+
+    def _recurrent_frames(
+        self, x: torch.Tensor, lengths: torch.Tensor | None
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Output of the GRU for normalised features, and valid frames."""
+        # Convolutions are fastest in batches that stay in the cache, the GRU in large ones, which share its weights.
+        items = max(1, _CONVOLVED // x.shape[1]) if self.in_pieces else len(x)
+        valid = [None] * len(x) if lengths is None else torch.split(lengths, items)
+        parts = [self._convolve(part, length) for part, length in zip(torch.split(x, items), valid, strict=False)]
+        convolved = parts[0] if len(parts) == 1 else torch.cat(parts)
+        if lengths is not None:
+            lengths = lengths // POOLS[2][0] // POOLS[4][0]
+        return self._recur(convolved, lengths), lengths
+
+    def _convolve(self, x: torch.Tensor, lengths: torch.Tensor | None) -> torch.Tensor:
+        """Input of the GRU, shape (batch, frames, 1024)."""
         x = x[:, None].to(self._convolution_dtype)
         if lengths is not None:
             x = blank_beyond(x, lengths)
@@ -151,12 +177,9 @@ class TALNet(Backbone):
             for pair in (blocks[:2], blocks[2:4]):
                 x, lengths = run_in_pieces(pair, x, lengths, _PIECE)
             blocks = blocks[4:]
-        x, lengths = run_blocks(blocks, x, lengths)
+        x, _ = run_blocks(blocks, x, lengths)
         # (batch, channel, frame, bin) -> (batch, frame, channel·2 + bin), the authors' order.
-        x = x.permute(0, 2, 1, 3).flatten(2).to(self.fc_prob.weight.dtype)
-        frames = self._recur(x, lengths)
-        probabilities = torch.sigmoid(self.fc_prob(frames)).clamp(PROBABILITY_FLOOR, 1.0 - PROBABILITY_FLOOR)
-        return NetworkOutput(frames, probabilities, lengths)
+        return x.permute(0, 2, 1, 3).flatten(2).to(self.fc_prob.weight.dtype)
 
     def _recur(self, x: torch.Tensor, lengths: torch.Tensor | None) -> torch.Tensor:
         if isinstance(self.gru, (FrozenGRU, TwoWayGRU)):

@@ -23,13 +23,13 @@ class TestShapes:
     def test_few_lengths_for_all_lengths_of_sound(self, embedder: Embedder, monkeypatch: pytest.MonkeyPatch):
         runner = embedder.runner
         shapes = set()
-        forward = runner._forward
+        forward = runner._forward_frames
 
-        def seen(padded: torch.Tensor, lengths: torch.Tensor | None) -> object:
+        def seen(padded: torch.Tensor, lengths: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor | None]:
             shapes.add(padded.shape[1])
             return forward(padded, lengths)
 
-        monkeypatch.setattr(runner, "_forward", seen)
+        monkeypatch.setattr(runner, "_forward_frames", seen)
         samples = range(runner.network.min_samples, 8 * 16_000, 6311)
         runner.run([runner.features(noise(n)) for n in samples])
         assert len(samples) > 15

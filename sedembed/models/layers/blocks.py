@@ -10,6 +10,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from sedembed.errors import InvalidArgumentError
 from sedembed.models.layers.frozen_winograd import FrozenWinograd, freeze_winograd
 
 __all__ = [
@@ -114,6 +115,10 @@ def run_in_pieces(
     border = -(-len(blocks) // pool) * pool  # rows that feel where a piece was cut
     batch, _, time, _ = x.shape
     total, step, items = time // pool, max(1, rows // pool), max(1, rows // time)
+    if not total:
+        raise InvalidArgumentError(f"Expected at least {pool} rows, got {time}.")
+    if items >= batch and step >= total:
+        return run_blocks(blocks, x, lengths)
     out: torch.Tensor | None = None
     for item in range(0, batch, items):
         for row in range(0, total, step):
@@ -122,13 +127,11 @@ def run_in_pieces(
             some = None if lengths is None else lengths[item : item + items] - begin
             y, _ = run_blocks(blocks, x[item : item + items, :, begin:end], some)
             if out is None:
-                shape = (batch, y.shape[1], total, y.shape[3])
-                out = y.new_empty(shape).to(memory_format=torch.channels_last)
+                size, layout = (batch, y.shape[1], total, y.shape[3]), torch.channels_last
+                out = torch.empty(size, dtype=y.dtype, device=y.device, memory_format=layout)
             skip = row - begin // pool
             out[item : item + items, :, row : row + step] = y[:, :, skip : skip + min(step, total - row)]
-    if out is None:
-        raise ValueError(f"Expected at least {pool} rows, got {time}.")
-    return out, None if lengths is None else lengths // pool
+    return x if out is None else out, None if lengths is None else lengths // pool
 
 
 def fold_batchnorm(network: _Module) -> _Module:

@@ -9,6 +9,9 @@ from sedembed.models.layers.packed import PackedLinear
 
 __all__ = ["FrozenGRU", "TwoWayGRU"]
 
+# Rows of input products that are made at once.
+_BLOCK = 800
+
 _NAMES = ("weight_ih_l0", "weight_hh_l0", "bias_ih_l0", "bias_hh_l0")
 
 
@@ -27,12 +30,14 @@ class FrozenGRU(nn.Module):
         super().__init__()
         self.hidden_size = gru.hidden_size
         w = {name: parameter.detach() for name, parameter in gru.named_parameters()}
-        both = [torch.cat((w[name], w[f"{name}_reverse"])) for name in ("weight_ih_l0", "bias_ih_l0")]
-        self._input = PackedLinear(*both)
+        self._input = [PackedLinear(w[f"weight_ih_l0{end}"], w[f"bias_ih_l0{end}"]) for end in ("", "_reverse")]
         steps = [(w[f"weight_hh_l0{end}"], w[f"bias_hh_l0{end}"]) for end in ("", "_reverse")]
         self._steps = [PackedLinear(*step) for step in steps]
         # For one item at a time, PyTorch's product of a matrix and a vector was faster.
         self._alone = [(weight.T.contiguous(), bias[None]) for weight, bias in steps]
+
+    def _input_products(self, way: int, x: torch.Tensor) -> torch.Tensor:
+        return self._input[way](x.reshape(-1, x.shape[2])).view(len(x), x.shape[1], 3 * self.hidden_size)
 
     def _product(self, h: torch.Tensor, way: int) -> torch.Tensor:
         if len(h) > 1:
@@ -58,19 +63,22 @@ class FrozenGRU(nn.Module):
         """
         batch, steps, _ = x.shape
         size = self.hidden_size
-        # Steps first, so that one step of all items lies together.
-        gi = self._input(x.transpose(0, 1).reshape(steps * batch, -1)).view(steps, batch, 2, 3 * size)
+        x = x.transpose(0, 1).contiguous()  # one step of all items lies together
+        block = max(1, _BLOCK // batch)
         shortest = steps if lengths is None else int(lengths.min())
         states = x.new_empty((steps, 2, batch, size))
         h = x.new_zeros((2, batch, size))
         rz, n = x.new_empty((2, batch, 2 * size)), x.new_empty((2, batch, size))
         for step in range(steps):
             back = steps - 1 - step
-            for way, place in enumerate((step, back)):
-                gh, gx = self._product(h[way], way), gi[place, :, way]
-                torch.add(gx[:, : 2 * size], gh[:, : 2 * size], out=rz[way])
+            if step % block == 0:
+                ahead = self._input_products(0, x[step : step + block])
+                behind = self._input_products(1, x[max(0, back + 1 - block) : back + 1])
+            for way, gi in enumerate((ahead[step % block], behind[-1 - step % block])):
+                gh = self._product(h[way], way)
+                torch.add(gi[:, : 2 * size], gh[:, : 2 * size], out=rz[way])
                 rz[way].sigmoid_()
-                torch.addcmul(gx[:, 2 * size :], rz[way, :, :size], gh[:, 2 * size :], out=n[way])
+                torch.addcmul(gi[:, 2 * size :], rz[way, :, :size], gh[:, 2 * size :], out=n[way])
             h = torch.lerp(n.tanh_(), h, rz[..., size:], out=states[step])
             if back >= shortest and lengths is not None:
                 h[1] *= (back < lengths)[:, None]  # backwards, an item starts from zeros at its last valid step
