@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 
 from sedembed._utils.isolation import isolated, one_thread_after_fork
+from sedembed._utils.memory import give_back_memory
 from sedembed.engine.openvino import OpenVINONetwork, choose_engine
 from sedembed.engine.transfer import to_device, to_host
 from sedembed.engine.windows import (
@@ -93,6 +94,7 @@ class Runner:
         one_thread_after_fork()
         with isolated(self.device):
             self.network = network.prepare(self.device, torch.bfloat16 if precision == "bfloat16" else torch.float32)
+        give_back_memory()  # what loading and preparing took for a while
         self._lengths = sorted({self.network.frame_count(round(s * self.network.sample_rate)) for s in _ROUNDED})
         self._forward: Callable[[torch.Tensor, torch.Tensor | None], NetworkOutput] = (
             self.network if self.engine == "torch" else OpenVINONetwork(network, precision)

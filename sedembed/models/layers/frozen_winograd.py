@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from sedembed.models.layers.packed import PackedLinear
-from sedembed.models.layers.winograd import is_plain, transform_filters
+from sedembed.models.layers.winograd import is_plain, transform_filter_rows
 
 __all__ = ["FrozenWinograd", "freeze_winograd"]
 
@@ -55,11 +55,12 @@ class FrozenWinograd(nn.Module):
     def __init__(self, conv: nn.Conv2d, pool: tuple[int, int] | None = None) -> None:
         super().__init__()
         self.out_channels, self.pool = conv.out_channels, pool or (1, 1)
-        filters = transform_filters(conv.weight.detach()).transpose(1, 2)
         # The results of a tile at places (0, 0) to (3, 3) all hold the product (1, 1) once: there the bias joins.
-        self._products = [
-            [PackedLinear(filters[6 * i + j], conv.bias if i == j == 1 else None) for i in range(6)] for j in range(6)
+        rows = [
+            [PackedLinear(part.T, conv.bias if i == j == 1 else None) for j, part in enumerate(row)]
+            for i, row in enumerate(transform_filter_rows(conv.weight.detach()))
         ]
+        self._products = [list(column) for column in zip(*rows, strict=True)]
 
     @torch.no_grad()
     def forward(self, x: torch.Tensor) -> torch.Tensor:

@@ -6,6 +6,7 @@ about 3e-6 relative in float32.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -13,7 +14,7 @@ from torch import nn
 
 from sedembed.models.layers.replace import replace_layers
 
-__all__ = ["WinogradConv2d", "is_plain", "transform_filters", "use_winograd"]
+__all__ = ["WinogradConv2d", "is_plain", "transform_filter_rows", "use_winograd"]
 
 _B = torch.tensor(
     [
@@ -49,10 +50,18 @@ _FILTER = torch.kron(_G, _G).float()  # (36, 9)
 _OUTPUT = torch.kron(_A, _A).float()  # (16, 36)
 
 
-def transform_filters(weight: torch.Tensor) -> torch.Tensor:
+def _transform_filters(weight: torch.Tensor) -> torch.Tensor:
     """(out, in, 3, 3) → (36, in, out)."""
     out_channels, channels = weight.shape[:2]
     return (_FILTER @ weight.permute(2, 3, 1, 0).reshape(9, -1)).view(36, channels, out_channels)
+
+
+def transform_filter_rows(weight: torch.Tensor) -> Iterator[torch.Tensor]:
+    """Give `_transform_filters` in six parts of shape (6, in, out), one after another: together they are large."""
+    out_channels, channels = weight.shape[:2]
+    flat = weight.permute(2, 3, 1, 0).reshape(9, -1)
+    for rows in _FILTER.split(6):  # type: ignore[no-untyped-call]
+        yield (rows @ flat).view(6, channels, out_channels)
 
 
 def _transform_input(x: torch.Tensor) -> torch.Tensor:
@@ -79,7 +88,7 @@ class _Winograd(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
         batch, time, bins, channels = x.shape
-        v, u = _transform_input(x), transform_filters(weight)
+        v, u = _transform_input(x), _transform_filters(weight)
         n_time, n_bins = -(-time // 4), -(-bins // 4)
         out_channels = weight.shape[0]
         ctx.save_for_backward(v, u)
