@@ -20,6 +20,7 @@ RESULTS, LOGS = ROOT / "docs" / "results", ROOT / "docs" / "training"
 ROWS = {
     "averaged with version 4": "esc50-talnet-5b-averaged",
     "`talnet-5b`": "esc50-talnet-5b",
+    "`talnet-4c`": "esc50-talnet-4c",
     "`talnet`": "esc50-talnet",
     "`weanet-6`": "esc50-weanet-6",
     "`weanet`": "esc50-weanet",
@@ -29,8 +30,9 @@ ROWS = {
 QUOTED = "the paper's"  # what others measured
 TABLES = {"README.md": "| features | ESC-50 accuracy |", "docs/training.md": "| features | accuracy | by fold |"}
 RUNS = {
-    "talnet-4c": "esc50-talnet",
+    "talnet-4c": "esc50-talnet-4c",
     "talnet-5b": "esc50-talnet-5b",
+    "talnet-6b": "esc50-talnet",
     "weanet-6": "esc50-weanet-6",
     "weanet-7": "esc50-weanet",
 }
@@ -181,7 +183,7 @@ def test_training_runs():
 
 def test_held_out_recordings():
     assert list(held_out(read("docs/training.md"))) == []
-    assert len(header_of(read("docs/training.md"))) == 4
+    assert len(header_of(read("docs/training.md"))) == 5
 
 
 def test_choices_of_c():
@@ -203,7 +205,8 @@ def test_cards_and_records(name: str):
 
 @pytest.mark.parametrize("file", sorted(RESULTS.glob("esc50-*.json")), ids=lambda file: file.stem)
 def test_every_changed_accuracy_is_noticed(file: Path):
-    said, other = percent(result(file.stem)), f"{100 * score(result(file.stem)) + 1:.2f} %"
+    # No result of 2 000 clips ends in an odd hundredth.
+    said, other = percent(result(file.stem)), f"{100 * score(result(file.stem)) + 1.01:.2f} %"
     pages = [page for page in TABLES if said in read(page)]
     assert pages, "a result that no page claims"
     for page in pages:
@@ -230,7 +233,7 @@ def test_other_changed_figures_are_noticed():
     assert list(choices_of_c(analysis.replace(accuracy, "| 99.9 % |")))
     page = read("sedembed/weights/talnet/README.md")
     assert list(card("talnet", page.replace(f"| {correlation} |", "| 0.999 |")))
-    assert list(card("talnet", page.replace(f"value: {score(result('esc50-talnet'))}", "value: 0.95")))
+    assert list(card("talnet", page.replace(f"value: {score(result('esc50-talnet')):.4f}", "value: 0.95")))
 
 
 def test_the_figures_of_the_paper_are_those_of_the_task():
