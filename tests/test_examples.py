@@ -174,6 +174,14 @@ class TestFinetune:
         with pytest.raises(SystemExit, match="--fold"):
             finetune.read_esc50(esc50, 6)
 
+    def test_speakers_of_the_test_are_not_trained_on(self, finetune, tmp_path):
+        for name in ("3/8-m-20-3-0-1", "3/9-f-22-3-2-2", "0/11-m-21-0-1-3"):
+            (tmp_path / name).parent.mkdir(exist_ok=True)
+            (tmp_path / f"{name}.wav").touch()
+        train, test = finetune.read_words(tmp_path)
+        assert train.rows == [("0/11-m-21-0-1-3.wav", "word 0", "11"), ("3/9-f-22-3-2-2.wav", "word 3", "9")]
+        assert test.rows == [("3/8-m-20-3-0-1.wav", "word 3", "8")]
+
     def test_it_measures_a_tuned_copy(self, finetune, small_weanet_dir, esc50, tmp_path, monkeypatch, capsys):
         before = (small_weanet_dir / "model.safetensors").read_bytes()
         arguments = ["--data", esc50, "--model", small_weanet_dir, "--out", tmp_path, "--epochs", 1, "--device", "cpu"]
