@@ -123,7 +123,7 @@ def test_measure_memory(tmp_path):
     printed = run("measure_memory.py", "--files", 3, "--hours", 0.005, "--json", file, "--plot", picture)
     rows = json.loads(file.read_text())
     assert [(row["files"], row["vectors"], row["failures"]) for row in rows] == [(3, 3, 0), (1, 1, 0)]
-    assert all(row["peak MiB"] > row["model alone MiB"] > 0 for row in rows)
+    assert all(row["peak MiB"] >= row["model alone MiB"] > 0 for row in rows)  # loading itself may be the peak
     assert len(printed.splitlines()) == 4
     assert picture.stat().st_size > 10_000
 

@@ -70,13 +70,13 @@ def test_threads_and_modes_do_not_disturb_each_other():
 
 
 def test_only_wide_3x3_convolutions_are_frozen():
-    wide = torch.nn.Conv2d(64, 64, 3, padding=1)
+    wide = torch.nn.Conv2d(128, 128, 3, padding=1)
     assert isinstance(freeze_winograd(wide, (2, 2)), FrozenWinograd)
     others = [
-        torch.nn.Conv2d(32, 64, 3, padding=1),
-        torch.nn.Conv2d(64, 128, 1),
-        torch.nn.Conv2d(64, 128, 3),
-        torch.nn.Conv2d(64, 128, 3, padding=1, stride=2),
+        torch.nn.Conv2d(64, 128, 3, padding=1),
+        torch.nn.Conv2d(128, 128, 1),
+        torch.nn.Conv2d(128, 128, 3),
+        torch.nn.Conv2d(128, 128, 3, padding=1, stride=2),
     ]
     assert [freeze_winograd(conv, None) for conv in others] == [None] * 4
     assert freeze_winograd(wide, (1, 3)) is None
