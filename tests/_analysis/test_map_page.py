@@ -116,6 +116,9 @@ const legend = text => [...document.querySelectorAll("#legend button")].find(
   const said = () => get("player").querySelector(".said").textContent;
   seen.player = [get("player").hidden, decodeURIComponent(player.audio.src), said()];
   seen.pinned = shown();
+  // On a busy machine the page learns late that the player has taken room.
+  const settled = () => canvas.height === Math.round(stage.clientHeight * (window.devicePixelRatio || 1));
+  for (let i = 0; i < 50 && !settled(); i++) await wait();
   const middle = canvas.getBoundingClientRect(), at = soundMap.position(10);
   seen.centred = [at[0] - middle.left - middle.width / 2, at[1] - middle.top - middle.height / 2];
   player.audio.dispatchEvent(new Event("error")); seen.player.push(said());
