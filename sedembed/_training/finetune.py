@@ -53,7 +53,7 @@ logger = logging.getLogger(__name__)
 
 _COLUMNS = ("step", "epoch", "loss", "learning_rate", "gradient_norm", "validation_score", "validation_loss")
 _RUN, _PROBE, _FEATURES = "training", "probe", "features"
-# A training of few epochs learns little from recordings that are masked as widely as in that of the network.
+# Narrower than in the training of the network: wider masks cost a probe more accuracy (docs/fine-tuning.md).
 _MASKED_BINS, _MASKED_SECONDS = 8, 0.5
 _CARD = """---
 library_name: sedembed

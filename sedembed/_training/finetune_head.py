@@ -49,9 +49,10 @@ def fit_starting_probe(probe: LinearProbe, embeddings: NDArray[np.float32], y: N
     y : ndarray
         Their classes, as they were given to the probe.
     """
-    if not probe.scores_:
+    c = pick_smaller_c(probe.scores_, len(embeddings)) if probe.scores_ else probe.C_
+    if c == probe.C_:
         return probe
-    smaller: LinearProbe = clone(probe).set_params(C=pick_smaller_c(probe.scores_, len(embeddings)))
+    smaller: LinearProbe = clone(probe).set_params(C=c)
     return smaller.fit(embeddings, y)
 
 
@@ -76,16 +77,9 @@ def loss_of_scores(
 
 
 def calibrated_loss(scores: torch.Tensor, targets: torch.Tensor, *, multilabel: bool) -> float:
-    """Compute the loss of scores divided by the temperature for which it is least.
+    """Compute `loss_of_scores` of the scores divided by the temperature for which it is least.
 
     Classifiers that differ in how certain they are can be compared by it.
-
-    Parameters
-    ----------
-    scores, targets : torch.Tensor, shape (N, K)
-        Before softmax or sigmoid; and probabilities.
-    multilabel : bool
-        Whether recordings have several labels.
     """
     scores = scores.double()
 

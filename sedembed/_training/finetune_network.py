@@ -11,10 +11,7 @@ __all__ = ["has_bfloat16", "pool_embedding", "trained_blocks"]
 
 
 def trained_blocks(network: Backbone) -> list[nn.Module]:
-    """Blocks of a network whose weights have a part in the embedding, in the order in which it has them.
-
-    What names events has no part in it.
-    """
+    """Blocks that the embedding depends on, in the network's order; layers that serve events alone are left out."""
     network.requires_grad_(True)
     samples = torch.zeros(network.min_samples, device=network.mean.device)
     frames = network(network.features(samples)[None]).frames.sum()

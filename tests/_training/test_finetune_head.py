@@ -56,12 +56,14 @@ def test_the_start_leaves_more_loss_than_the_probe() -> None:
     y = np.repeat([0, 1, 2, 3], 15)
     vectors = (rng.normal(size=(60, 32)) + 1.2 * np.eye(4, 32)[y]).astype(np.float32)
     probe = sedembed.LinearProbe(Cs=[0.1, 1, 10, 100, 1000], progress=False).fit(vectors, y)
-    probe.scores_ = {1.0: 0.8, 10.0: 0.81, 1000.0: 0.82}
+    probe.scores_, probe.C_ = {1.0: 0.8, 10.0: 0.81, 1000.0: 0.82}, 1000.0
     start = fit_starting_probe(probe, vectors, y)
     assert start is not probe
     assert start.C_ == 1.0
     assert start.get_params() == {**probe.get_params(), "C": 1.0}
     same = sedembed.LinearProbe(1.0, progress=False).fit(vectors, y)
     np.testing.assert_array_equal(start.coef_, same.coef_)
+    probe.C_ = 1.0  # already the smaller one: not fitted again
+    assert fit_starting_probe(probe, vectors, y) is probe
     probe.scores_ = {}
     assert fit_starting_probe(probe, vectors, y) is probe
