@@ -151,6 +151,7 @@ class BatchMaker:
             config.equaliser_probability,
             config.equaliser_db,
             config.room_probability,
+            config.silence_probability,
         )
         waveforms = [draw_mixture(self._collection, self._weights, settings, rng) for _ in range(config.batch_size)]
         features = torch.stack([network.features(torch.from_numpy(waveform)) for waveform in waveforms])

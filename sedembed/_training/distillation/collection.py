@@ -22,6 +22,8 @@ from sedembed.errors import InvalidArgumentError
 __all__ = ["Collection", "CropSettings", "draw_crop", "draw_mixture", "open_collection"]
 
 SAMPLE_RATE = 16_000
+_FADE = 0.01  # seconds, at both ends of a sound in silence
+_FLOOR_DB = (-96.0, -66.0)  # root mean square of the noise that is called silence; 16 bits round at about -101 dB
 
 
 @dataclass(frozen=True)
@@ -128,6 +130,7 @@ class CropSettings:
     equaliser_probability: float = 0.0
     equaliser_db: float = 9.0
     room_probability: float = 0.0
+    silence_probability: float = 0.0  # of silence around a part of the mixture, as in padded files
 
 
 def draw_crop(collection: Collection, index: int, length: int, rng: np.random.Generator) -> NDArray[np.float32]:
@@ -154,8 +157,22 @@ def draw_mixture(
         if _happens(settings.third_probability, rng):
             third = int(np.searchsorted(cumulative, rng.random() * cumulative[-1]))
             mixture = _mix(mixture, _draw_sound(collection, third, length, settings, rng), settings, rng)
+    if _happens(settings.silence_probability, rng):
+        mixture = _surround_by_silence(mixture, rng)
     gain = 10.0 ** (rng.uniform(*settings.gain_db) / 20.0)
     return np.asarray(np.clip(mixture * np.float32(gain), -1.0, 1.0), dtype=np.float32)
+
+
+def _surround_by_silence(mixture: NDArray[np.float32], rng: np.random.Generator) -> NDArray[np.float32]:
+    """Keep a tenth to nine tenths of the mixture; the rest becomes zeros or, as often, noise of at most -66 dB."""
+    length = len(mixture)
+    kept = int(length * rng.uniform(0.1, 0.9))
+    start = int(rng.integers(length - kept + 1))
+    fade = np.minimum(np.arange(1, kept + 1), np.arange(kept, 0, -1)) / (_FADE * SAMPLE_RATE)
+    floor = 10.0 ** (rng.uniform(*_FLOOR_DB) / 20.0) if rng.random() < 0.5 else 0.0
+    padded = np.float32(floor) * rng.standard_normal(length, dtype=np.float32)
+    padded[start : start + kept] += mixture[start : start + kept] * np.minimum(fade, 1.0).astype(np.float32)
+    return padded
 
 
 def _happens(probability: float, rng: np.random.Generator) -> bool:

@@ -33,6 +33,7 @@ class DistillConfig:
     equaliser_probability: Annotated[float, Range(0, 1)] = 0.0
     equaliser_db: float = 9.0
     room_probability: Annotated[float, Range(0, 1)] = 0.0
+    silence_probability: Annotated[float, Range(0, 1)] = 0.0  # of silence around a part of a crop
     rarity: Literal["spread", "strongest"] = "spread"  # which recordings are drawn more often, see `sampling_weights`
     spec_augment_probability: Annotated[float, Range(0, 1)] = 0.5
     # "muon" is for the inner convolutions, with AdamW for the rest.

@@ -112,6 +112,28 @@ class TestCollection:
             assert not np.allclose(changed, without, atol=1e-3)
             assert np.linalg.norm(changed) == pytest.approx(np.linalg.norm(without), rel=1e-4)
 
+    def test_silence_surrounds_a_part(self):
+        noise = np.random.default_rng(2).integers(-8000, 8000, 64_000, dtype=np.int16)
+        collection = Collection(noise, np.array([0, 64_000]), ["noise.ogg"], np.zeros(1, bool))
+        settings = CropSettings(2.0, 0.0, 10.0, (0.0, 0.0), silence_probability=1.0)
+        rng, shares, floors = np.random.default_rng(4), [], []
+        for _ in range(60):
+            sound = draw_mixture(collection, np.ones(1), settings, rng)
+            assert sound.shape == (32_000,)
+            assert sound.dtype == np.float32
+            loud = np.flatnonzero(np.abs(sound) > 0.05)
+            shares.append((loud[-1] - loud[0]) / 32_000)
+            rest = np.concatenate([sound[: max(0, loud[0] - 200)], sound[loud[-1] + 200 :]])
+            floors.append(np.sqrt(np.mean(np.square(rest, dtype=np.float64))))
+            middle = sound[loud[0] + 400 : loud[-1] - 400]
+            assert np.std(middle) == pytest.approx(np.std(noise / 32768), rel=0.1)
+        assert 0.09 < min(shares) < 0.2
+        assert 0.8 < max(shares) < 0.91
+        assert 15 < np.count_nonzero(np.array(floors) == 0.0) < 45
+        noisy = 20 * np.log10([floor for floor in floors if floor > 0.0])
+        assert -96.5 < noisy.min() < -90
+        assert -72 < noisy.max() < -65.5
+
     def test_rare_events_are_drawn_more_often(self):
         collection = Collection(
             np.zeros(4000, np.int16), np.arange(0, 5000, 1000), list("abcd"), np.array([False, False, False, True])
