@@ -9,6 +9,7 @@ import torch
 from numpy.typing import NDArray
 
 from sedembed._utils.checks import check_path, check_type
+from sedembed._utils.memory import give_back_memory
 from sedembed.embedder import Embedder
 from sedembed.models.weights import load_network, resolve
 from sedembed.types import AudioInput, Engine, Precision
@@ -63,7 +64,9 @@ def load_model(
         If OpenVINO was asked for and is not installed.
     """
     resolved = resolve(name, cache_dir=cache_dir, local_files_only=local_files_only)
-    return Embedder(load_network(resolved), resolved.record, device=device, precision=precision, engine=engine)
+    model = Embedder(load_network(resolved), resolved.record, device=device, precision=precision, engine=engine)
+    give_back_memory()  # the network as it was read, which is not needed any more
+    return model
 
 
 _default_models: dict[str, Embedder] = {}

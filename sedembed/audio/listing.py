@@ -63,9 +63,11 @@ class Listing:
                 f"{' '.join(sorted(AUDIO_EXTENSIONS))}."
             )
 
-    def shard(self, index: int, count: int) -> Listing:
-        """Every `count`-th file, beginning with that of number `index`, and as many of the failures."""
-        return Listing(self.files[index::count], dict(sorted(self.failures.items())[index::count]), self.suffixes)
+    def shard(self, index: int, count: int, block: int) -> Listing:
+        """Every `count`-th block of `block` files, from number `index` on, and every `count`-th of the failures."""
+        starts = range(index * block, len(self.files), count * block)
+        files = [path for start in starts for path in self.files[start : start + block]]
+        return Listing(files, dict(sorted(self.failures.items())[index::count]), self.suffixes)
 
     def add(self, path: str) -> None:
         """Take a file, if a store can hold its name."""

@@ -15,6 +15,7 @@ from sedembed.batch.vector_job import VectorJob, WindowJob, write_vectors
 from sedembed.embedder import Embedder
 from sedembed.engine.provenance import describe_run
 from sedembed.engine.windows import Hops
+from sedembed.engine.workers import chunk_size
 from sedembed.errors import InvalidArgumentError
 from sedembed.loading import load_model
 from sedembed.store.store import EmbeddingStore, open_store
@@ -24,6 +25,9 @@ from sedembed.types import Precision
 __all__ = ["embed_files", "embed_folder"]
 
 logger = logging.getLogger(__name__)
+
+# A shard of fewer blocks of recordings than this would often be much larger or smaller than another.
+_BLOCKS = 4
 
 
 def embed_folder(
@@ -78,8 +82,9 @@ def embed_folder(
     timeout : float
         Longest silence of a decoder, in seconds. The file is then given up as an `AudioTimeoutError`.
     shard : (int, int), optional
-        (i, n), i from 0: only every n-th recording of the sorted list, beginning with the i-th, into a store of its
-        own. The shards may run at once, on one machine or many; `merge_stores` makes one store of them.
+        (i, n), i from 0: only one part in n of the sorted list, the i-th, into a store of its own. The shards may run
+        at once, on one machine or many; `merge_stores` makes one store of them. A part is every n-th block of up to 32
+        recordings, or every n-th recording where a shard would get fewer than four blocks.
 
     Returns
     -------
@@ -118,11 +123,14 @@ def embed_folder(
     model = _load(model, precision)
     hops = _check_hops(model, window, hop, frames)
     logger.info("%s: %d sound files", folder, len(listing.files))
+    run: dict[str, Any] = {"workers": workers, "batch_size": batch_size, "progress": progress, "timeout": timeout}
     if shard is not None:
-        listing = listing.shard(*shard)
+        chunk = chunk_size(len(listing.files))
+        if len(listing.files) >= _BLOCKS * chunk * shard[1]:
+            run["chunk"] = chunk  # batches, and so vectors, are to the bit those of a single run
+        listing = listing.shard(*shard, run.get("chunk") or 1)
     if listing.ignored:
         logger.warning("%s: %s", folder, listing.describe_ignored())
-    run = {"workers": workers, "batch_size": batch_size, "progress": progress, "timeout": timeout}
     return _embed_listing(folder, listing, out, model, hops, tags, frames, shard, run)
 
 

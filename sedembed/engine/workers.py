@@ -20,6 +20,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from sedembed._utils.memory import give_back_memory
 from sedembed.audio.reader import AudioInfo
 from sedembed.engine.runner import MAX_BATCH, Runner
 from sedembed.errors import AudioTimeoutError
@@ -30,6 +31,7 @@ __all__ = [
     "Step",
     "WorkerPool",
     "alive",
+    "chunk_size",
     "current_source",
     "default_workers",
 ]
@@ -47,6 +49,8 @@ _CHUNKS = 12
 _SMALL_BATCH = 4
 # Batches of features that a worker holds before it runs them, to group windows of similar length.
 _BATCHES_HELD = 2
+# Seconds after which freed memory goes back to the system: what glibc keeps grows with ever new lengths.
+_KEPT = 2.0
 # Recordings that may be finished before an earlier one that is slow, or hangs.
 _AHEAD = 4096
 
@@ -188,6 +192,13 @@ def current_source() -> Source | None:
     return thread.source if isinstance(thread, _Worker) else None
 
 
+def chunk_size(recordings: int) -> int:
+    """Count the recordings of a chunk, of so many in all; batches are made within a chunk only."""
+    if recordings <= _CHUNKS * _SMALL_BATCH:
+        return max(1, min(_SMALL_BATCH, -(-recordings // 2)))
+    return min(_LARGEST_CHUNK, _SMALL_BATCH * -(-recordings // (_CHUNKS * _SMALL_BATCH)))  # whole batches
+
+
 def default_workers(device: torch.device) -> int:
     """Count the workers that use the machine: on a CPU as many as PyTorch has threads, else the processor's cores."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -217,6 +228,8 @@ class WorkerPool:
         Longest silence of a decoder, in seconds.
     ahead : int
         Recordings that may be read before an earlier one is released.
+    chunk : int, optional
+        Recordings of a chunk; by default what `chunk_size` gives.
     """
 
     def __init__(
@@ -230,6 +243,7 @@ class WorkerPool:
         max_items: int = MAX_BATCH,
         timeout: float = math.inf,
         ahead: int = _AHEAD,
+        chunk: int | None = None,
     ) -> None:
         self.left = len(sources)  # whose end was not taken yet
         self.stopped = False
@@ -237,10 +251,8 @@ class WorkerPool:
         self._max_items, self._timeout, self._ahead = max_items, timeout, ahead
         self._most_frames = _BATCHES_HELD * runner.max_batch_frames
         self._changed = threading.Condition()  # guards all below
-        size = min(_SMALL_BATCH, -(-len(sources) // 2))
-        if len(sources) > _CHUNKS * _SMALL_BATCH:  # whole batches
-            size = min(_LARGEST_CHUNK, _SMALL_BATCH * -(-len(sources) // (_CHUNKS * _SMALL_BATCH)))
-        self._chunks = deque(_Chunk(i, deque(sources[i : i + size])) for i in range(0, len(sources), max(1, size)))
+        size = chunk or chunk_size(len(sources))
+        self._chunks = deque(_Chunk(i, deque(sources[i : i + size])) for i in range(0, len(sources), size))
         self._reading = 0  # workers that read
         self._batches: deque[list[_Held]] = deque()  # ready for the network
         self._progress = {source: _Progress() for source in sources}
@@ -251,6 +263,7 @@ class WorkerPool:
         self._hanging: list[_Worker] = []
         self._tick = min(_TICK, timeout / 4)
         self._watched = time.monotonic()
+        self._gave_back = self._watched
         self._shared = runner.device.type == "cpu"
         # One recording may have many windows; several have one each at least.
         count = workers if len(sources) == 1 else min(workers, len(sources))
@@ -397,6 +410,9 @@ class WorkerPool:
 
     def _run(self, batch: list[_Held]) -> None:
         self._deliver(batch, self._start_batch(batch))
+        if (now := time.monotonic()) > self._gave_back + _KEPT:
+            self._gave_back = now  # two workers that both come here do no harm
+            give_back_memory()
 
     def _feed(self, worker: _Worker) -> None:
         """Run the network on another device: a batch is copied there while the one before it is computed."""

@@ -157,6 +157,14 @@ class TestWorkerPool:
         assert made[0] == made[1] == made[2]
         assert max(map(len, made[0])) == 2
 
+    @pytest.mark.parametrize(("kept", "times"), [(0.0, 20), (3600.0, 0)])
+    def test_freed_memory_goes_back_now_and_then(self, monkeypatch: pytest.MonkeyPatch, kept: float, times: int):
+        given = []
+        monkeypatch.setattr(module, "_KEPT", kept)
+        monkeypatch.setattr(module, "give_back_memory", lambda: given.append(time.monotonic()))
+        self.drain(self.pool([40], workers=1))
+        assert len(given) == times  # of 20 batches
+
     def test_memory_is_bounded_while_nobody_takes(self):
         pool = self.pool([200] * 4, workers=2)
         time.sleep(0.3)

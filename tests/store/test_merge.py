@@ -74,6 +74,22 @@ class TestShards:
             assert close(merged.frames(path).embeddings, single.frames(path).embeddings)
             np.testing.assert_array_equal(merged.frames(path).times, single.frames(path).times)
 
+    def test_with_many_recordings_they_are_the_bytes_of_a_single_run(
+        self, write_sounds: Write, tmp_path: Path, untrained_embedder: Embedder
+    ):
+        lengths = np.random.default_rng(0).uniform(0.1, 0.9, 100)
+        names = {f"{i:03d}.wav": float(length) for i, length in enumerate(lengths)}
+        folder = write_sounds(tmp_path / "sounds", names)
+        single = embed_folder(folder, tmp_path / "single", untrained_embedder)
+        outs = [tmp_path / str(i) for i in range(2)]
+        for i, out in enumerate(outs):
+            store = embed_folder(folder, out, untrained_embedder, shard=(i, 2), workers=1 + i)
+            # Every second block of twelve, as a single run takes them.
+            assert store.paths == [path for k, path in enumerate(sorted(names)) if k // 12 % 2 == i]
+        merged = merge_stores(tmp_path / "merged", outs)
+        assert merged.paths == single.paths
+        assert np.asarray(merged.vectors).tobytes() == np.asarray(single.vectors).tobytes()
+
     def test_four_processes_one_killed_and_resumed(
         self,
         sounds: Path,

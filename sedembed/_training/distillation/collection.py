@@ -73,7 +73,7 @@ def open_collection(folders: Path | Sequence[Path], cache: Path, held_out_share:
     first, *further = [folders] if isinstance(folders, Path) else folders
     rows = _read_rows(first)
     added = [(folder, row) for folder in further for row in _read_rows(folder)]
-    files = [row["file"] for row in rows] + [str(folder / "audio" / row["file"]) for folder, row in added]
+    files = [row["file"] for row in rows] + [str((folder / "audio" / row["file"]).absolute()) for folder, row in added]
     samples_path, index_path = cache / "samples.npy", cache / "index.json"
     if not index_path.exists() or json.loads(index_path.read_text(encoding="utf-8"))["files"] != files:
         cache.mkdir(parents=True, exist_ok=True)

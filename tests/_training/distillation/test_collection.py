@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import soundfile
@@ -33,6 +35,12 @@ class TestCollection:
         np.testing.assert_array_equal(two.waveform(0), one.waveform(0))
         expected = soundfile.read(more / "audio" / "d" / "1.ogg", dtype="int16")[0]
         np.testing.assert_array_equal(two.waveform(7), expected / np.float32(32768))
+
+    def test_further_folders_may_be_given_relative_to_where_one_is(self, data, tmp_path, monkeypatch):
+        write_folder(tmp_path / "more", ["d/0"])
+        monkeypatch.chdir(tmp_path)
+        collection = open_collection([data, Path("more")], tmp_path / "cache", 0.4)
+        assert len(collection.waveform(len(collection.files) - 1)) > 0
 
     def test_further_folders_must_not_hold_what_is_held_out(self, data, tmp_path):
         gone = open_collection(data, data / "cache", 0.4)
