@@ -155,6 +155,9 @@ class Embedder:
     def tag(self, x: AudioInput, sample_rate: int | None = None) -> NDArray[np.float32]:
         """Probability of each sound event in each clip, pooled over time as in training.
 
+        Of a clip longer than 15 s it is the highest that any part has: parts are of about 10 s, the longest clips of
+        the training, since a short event would be lost among minutes of other sound.
+
         Parameters
         ----------
         x, sample_rate

@@ -111,17 +111,31 @@ class TestWindows:
         np.testing.assert_allclose(whole.times, np.concatenate([p.times + 60 * i for i, p in enumerate(parts)]))
         assert whole.times.dtype == np.float64
 
-    def test_tag_pools_over_all_windows(self, untrained_embedder):
+    @pytest.mark.parametrize(
+        ("seconds", "cuts"),
+        [
+            (10, [(0, 100)]),
+            (14.9, [(0, 149)]),
+            (25.1, [(0, 84), (84, 167), (167, 251)]),
+            (70, [*((i, i + 100) for i in range(0, 600, 100)), (600, 700)]),
+        ],
+    )
+    def test_tag_takes_the_highest_of_parts_of_ten_seconds(self, untrained_embedder, seconds, cuts):
         model = untrained_embedder
-        wave = noise(70)
+        wave = noise(seconds)
         with torch.inference_mode():
             p = torch.cat(
                 [
                     model.runner.network(model.runner.features(part)[None]).probabilities[0]
                     for part in np.split(wave, [60 * RATE])
+                    if len(part)
                 ]
             ).double()
-        assert_same(model.tag(wave), ((p**2).sum(0) / p.sum(0)).numpy())
+        assert len(p) == cuts[-1][1]
+        expected = torch.stack([(p[a:b] ** 2).sum(0) / p[a:b].sum(0) for a, b in cuts]).amax(0).numpy()
+        assert_same(model.tag(wave), expected)
+        # Beside others, and padded to their length.
+        assert_same(model.tag([noise(2), wave, noise(61)])[1], expected)
 
     def test_a_short_remainder_joins_its_neighbour(self, untrained_embedder):
         assert len(untrained_embedder.embed_frames(noise(60.05)).embeddings) == 600

@@ -57,11 +57,11 @@ class Tiny(sedembed.Backbone):
         frames = self.conv(x.transpose(1, 2)).relu().transpose(1, 2)
         return NetworkOutput(frames, self.out(frames).sigmoid(), None if lengths is None else lengths // 8)
 
-    def pool_terms(self, output: NetworkOutput) -> tuple[torch.Tensor, torch.Tensor]:
+    def pool(self, output: NetworkOutput) -> torch.Tensor:
         p = output.probabilities
         lengths = output.lengths if output.lengths is not None else torch.tensor([p.shape[1]] * len(p))
         valid = (torch.arange(p.shape[1]) < lengths[:, None])[..., None]
-        return (p * valid).sum(1), valid.sum(1).expand_as(p[:, 0])
+        return (p * valid).sum(1) / valid.sum(1)
 
 
 @pytest.fixture(scope="module")

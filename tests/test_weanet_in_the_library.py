@@ -90,10 +90,13 @@ class TestEmbedder:
         frames = np.concatenate([output.frames[0].double().numpy() for output in outputs])
         expected = unit(frames.mean(0) if pooling == "average" else frames.max(0))
         np.testing.assert_allclose(used.embed(wave), expected, atol=1e-5)
-        attention = np.concatenate([output.attention[0].double().numpy() for output in outputs])
-        p = np.concatenate([output.probabilities[0].double().numpy() for output in outputs])
-        weight = np.exp(attention) / np.exp(attention).sum(0)
-        np.testing.assert_allclose(used.tag(wave), (weight * p).sum(0), rtol=1e-4)
+        highest = np.zeros(527)
+        for output in outputs:
+            attention, p = (x[0].double().numpy() for x in (output.attention, output.probabilities))
+            for part in np.array_split(np.arange(len(p)), max(1, round(len(p) / 31.25))):
+                weight = np.exp(attention[part]) / np.exp(attention[part]).sum(0)
+                highest = np.maximum(highest, (weight * p[part]).sum(0))
+        np.testing.assert_allclose(used.tag(wave), highest, rtol=1e-4)
 
         found = used.embed_frames(wave)
         assert relative(found.embeddings, frames) < 1e-4

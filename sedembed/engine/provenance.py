@@ -9,7 +9,7 @@ from typing import Any
 
 from sedembed._utils.versions import VECTOR_PACKAGES, list_versions
 from sedembed.engine.runner import Runner
-from sedembed.engine.windows import WINDOW_SECONDS, Hops
+from sedembed.engine.windows import PART_SECONDS, WINDOW_SECONDS, Hops
 from sedembed.store.layout import FORMAT_VERSION
 
 __all__ = ["FRONT_END_VERSION", "describe_run", "describe_settings", "sha256_of_model"]
@@ -75,6 +75,8 @@ def describe_run(
         settings |= {"window": hops.window, "hop": hops.hop}
     if tags:
         settings["tags"] = runner.network.config.classes
+    if tags or kind != "embeddings":
+        settings["part_seconds"] = PART_SECONDS
     part = {} if shard is None else {"shard": {"index": shard[0], "count": shard[1], "complete": False}}
     return {
         "format_version": FORMAT_VERSION,

@@ -6,6 +6,7 @@ What embedding, tagging, detection and analysis of clips, streams and folders sh
 from __future__ import annotations
 
 import bisect
+import itertools
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import get_args
@@ -20,6 +21,7 @@ from sedembed.engine.openvino import OpenVINONetwork, choose_engine
 from sedembed.engine.transfer import to_device, to_host
 from sedembed.engine.windows import (
     LATEST_SECONDS,
+    PART_SECONDS,
     WINDOW_SECONDS,
     ClipSum,
     Hops,
@@ -147,7 +149,7 @@ class Runner:
     def new_sum(self) -> ClipSum:
         """Empty sum that pools the windows of a clip as this network does."""
         network = self.network
-        return ClipSum(network.pools_by_maximum, network.embedding_maximum, network.unit_length)
+        return ClipSum(network.embedding_maximum, network.unit_length)
 
     def run(
         self, features: Sequence[torch.Tensor], *, probabilities: bool = False, max_items: int = MAX_BATCH
@@ -216,22 +218,35 @@ class Runner:
         with isolated(self.device):
             if probabilities:
                 output = self._forward(padded, lengths)
-                found, lengths, terms = output.frames, output.lengths, self.network.pool_terms(output)
+                found, lengths, pooled = output.frames, output.lengths, [self._pool(output)]
             else:
-                (found, lengths), terms = self._forward_frames(padded, lengths), None
+                (found, lengths), pooled = self._forward_frames(padded, lengths), []
 
-        some = [found, *(terms or ())]
+        some = [found, *pooled]
         copied = to_host(some if lengths is None else [*some, lengths])
 
         def finish() -> list[WindowResult]:
             frames, *others = (tensor.numpy() for tensor in copied())
             valid = [frames.shape[1]] * len(frames) if lengths is None else others.pop().tolist()
-            if terms is None:
+            if not others:
                 return [WindowResult(frames[i, :n]) for i, n in enumerate(valid)]
-            numerators, denominators = (term.astype(np.float64) for term in others)
-            return [WindowResult(frames[i, :n], (numerators[i], denominators[i])) for i, n in enumerate(valid)]
+            return [WindowResult(frames[i, :n], others[0][i]) for i, n in enumerate(valid)]
 
         return finish
+
+    def _pool(self, output: NetworkOutput) -> torch.Tensor:
+        """Probabilities of windows, shape (batch, classes): of a long one the highest that any of its parts has."""
+        longest = PART_SECONDS * self.network.frame_rate
+        if round(output.frames.shape[1] / longest) <= 1:
+            return self.network.pool(output)
+        valid = [output.frames.shape[1]] * len(output.frames) if output.lengths is None else output.lengths.tolist()
+        pooled = []
+        for item, length in enumerate(valid):
+            count = max(1, round(length / longest))
+            ends = [round(number * length / count) for number in range(count + 1)]
+            parts = [self.network.pool(_cut(output, item, slice(*part))) for part in itertools.pairwise(ends)]
+            pooled.append(torch.cat(parts).amax(0))
+        return torch.stack(pooled)
 
     def _frames_of_all(
         self, padded: torch.Tensor, lengths: torch.Tensor | None
@@ -305,6 +320,14 @@ class Runner:
             output = self._forward(padded, lengths)
         valid = None if output.lengths is None else int(output.lengths[0])
         return np.asarray(output.probabilities[0, :valid].float().cpu())
+
+
+def _cut(output: NetworkOutput, item: int, frames: slice) -> NetworkOutput:
+    """Take some frames of one window, as a batch of one."""
+    attention = None if output.attention is None else output.attention[item : item + 1, frames]
+    return NetworkOutput(
+        output.frames[item : item + 1, frames], output.probabilities[item : item + 1, frames], attention=attention
+    )
 
 
 def _split(batch: list[int]) -> Iterator[list[int]]:

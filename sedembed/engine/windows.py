@@ -12,6 +12,7 @@ from sedembed.errors import InvalidArgumentError, InvalidWaveformError
 
 __all__ = [
     "LATEST_SECONDS",
+    "PART_SECONDS",
     "WINDOW_SECONDS",
     "ClipSum",
     "Hops",
@@ -27,6 +28,8 @@ __all__ = [
 WINDOW_SECONDS = 60.0
 # Of a stream with a hop: as long as the clips of the training.
 LATEST_SECONDS = 10.0
+# Probabilities are pooled over so much at once: over minutes a short event is lost among the rest.
+PART_SECONDS = 10.0
 
 
 def iter_windows(blocks: Iterable[NDArray[np.float32]], size: int, minimum: int) -> Iterator[NDArray[np.float32]]:
@@ -228,12 +231,12 @@ class WindowResult:
     ----------
     frames : ndarray of float32, shape (frames, embedding size)
         Frame embeddings.
-    pool_terms : tuple of two ndarray of float64, shape (classes,), or None
-        Numerator and denominator of the pooled probabilities, where they were asked for.
+    probabilities : ndarray of float32, shape (classes,), or None
+        Of the events in the window, where they were asked for.
     """
 
     frames: NDArray[np.float32]
-    pool_terms: tuple[NDArray[np.float64], NDArray[np.float64]] | None = None
+    probabilities: NDArray[np.float32] | None = None
 
 
 @dataclass
@@ -242,20 +245,17 @@ class ClipSum:
 
     Attributes
     ----------
-    maximum : bool
-        Whether the numerators are maxima (max pooling) rather than sums.
     embedding_maximum : bool
         Whether the embedding is the maximum of the frame embeddings rather than their mean.
     unit_length : bool
         Whether the embedding is then scaled to unit length.
     """
 
-    maximum: bool = False
     embedding_maximum: bool = False
     unit_length: bool = False
     frames: int = 0
     _sum: NDArray[np.float64] | None = field(default=None, repr=False)
-    _terms: tuple[NDArray[np.float64], NDArray[np.float64]] | None = field(default=None, repr=False)
+    _probabilities: NDArray[np.float32] | None = field(default=None, repr=False)
 
     def add(self, window: WindowResult) -> None:
         """Take one more window in."""
@@ -266,14 +266,9 @@ class ClipSum:
             total = window.frames.sum(0, dtype=np.float64)
             self._sum = total if self._sum is None else self._sum + total
         self.frames += len(window.frames)
-        if window.pool_terms is not None:
-            numerator, denominator = window.pool_terms
-            if self._terms is None:
-                self._terms = (numerator, denominator)
-            elif self.maximum:
-                self._terms = (np.maximum(self._terms[0], numerator), denominator)
-            else:
-                self._terms = (self._terms[0] + numerator, self._terms[1] + denominator)
+        if window.probabilities is not None:
+            before = window.probabilities if self._probabilities is None else self._probabilities
+            self._probabilities = np.maximum(before, window.probabilities)
 
     @property
     def embedding(self) -> NDArray[np.float32]:
@@ -290,12 +285,10 @@ class ClipSum:
 
     @property
     def probabilities(self) -> NDArray[np.float32]:
-        """Pooled over all frames of all windows, shape (classes,)."""
-        if self._terms is None:
+        """The highest of all windows, shape (classes,)."""
+        if self._probabilities is None:
             raise InvalidArgumentError("no probabilities were asked of the network for this clip")
-        with np.errstate(invalid="ignore", divide="ignore"):
-            pooled = self._terms[0] / self._terms[1]
-        return refuse_nonfinite(pooled.astype(np.float32))
+        return refuse_nonfinite(self._probabilities)
 
 
 def refuse_nonfinite(values: NDArray[np.float32], what: str = "this sound") -> NDArray[np.float32]:

@@ -63,8 +63,6 @@ class Backbone(nn.Module, ABC):
         Reference for the architecture.
     default_normalize : str
         What a linear probe does to clip embeddings before its classifier, as the paper does for this network.
-    pools_by_maximum : bool
-        Whether a clip's probabilities are the maximum over its frames; then `pool_terms` gives maxima.
     embedding_maximum : bool
         Whether a clip's embedding is the maximum over its frames instead of the mean.
     unit_length : bool
@@ -145,11 +143,6 @@ class Backbone(nn.Module, ABC):
     # --- pooling ---------------------------------------------------------------------------------------------------
 
     @property
-    def pools_by_maximum(self) -> bool:
-        """Whether a clip's probabilities are the maximum over its frames."""
-        return False
-
-    @property
     def embedding_maximum(self) -> bool:
         """Whether a clip's embedding is the maximum over its frames instead of the mean."""
         return False
@@ -198,17 +191,8 @@ class Backbone(nn.Module, ABC):
         """`forward` for features that are already normalised (and, in training, masked)."""
 
     @abstractmethod
-    def pool_terms(self, output: NetworkOutput) -> tuple[torch.Tensor, torch.Tensor]:
-        """Numerator and denominator of `pool`, shape (batch, classes) each.
-
-        Both add up over the windows of a long clip. With `pools_by_maximum` the numerator is a maximum and the
-        denominator is one.
-        """
-
     def pool(self, output: NetworkOutput) -> torch.Tensor:
         """Clip probabilities, shape (batch, classes), pooled over the valid frames."""
-        numerator, denominator = self.pool_terms(output)
-        return numerator / denominator
 
     def prepare(self: _Backbone, device: torch.device, convolutions: torch.dtype = torch.float32) -> _Backbone:
         """Copy of the network made ready to embed on a device: the same function to rounding, and faster.

@@ -110,11 +110,6 @@ class TALNet(Backbone):
         self._initialise()
 
     @property
-    def pools_by_maximum(self) -> bool:
-        """Whether a clip's probabilities are the highest of its frames."""
-        return self.config.pooling == "max"
-
-    @property
     def _convolution_dtype(self) -> torch.dtype:
         return next(self.parameters()).dtype
 
@@ -200,18 +195,14 @@ class TALNet(Backbone):
         frames: torch.Tensor = torch.gru(x.to(dtype), state, weights, True, 1, 0.0, self.training, True, True)[0]
         return frames.float()
 
-    def pool_terms(self, output: NetworkOutput) -> tuple[torch.Tensor, torch.Tensor]:
-        """Numerator and denominator of `pool`.
-
-        Both add up over the windows of a long clip, except under max pooling, where the numerator is a maximum and the
-        denominator is one.
-        """
+    def pool(self, output: NetworkOutput) -> torch.Tensor:
+        """Clip probabilities, shape (batch, classes), by the pooling of the configuration."""
         p = output.probabilities
         valid = torch.ones_like(p[..., :1])
         if output.lengths is not None:
             valid = (torch.arange(p.shape[1], device=p.device) < output.lengths[:, None])[..., None].to(p.dtype)
         if self.config.pooling == "max":
-            return (p * valid).amax(1), torch.ones_like(p[:, 0])
+            return (p * valid).amax(1)
         if self.config.pooling == "average":
             weight = valid.expand_as(p)
         elif self.config.pooling == "linear":
@@ -219,9 +210,8 @@ class TALNet(Backbone):
         elif self.config.pooling == "exponential":
             weight = p.exp() * valid
         else:
-            # No maximum is taken off, so that windows add up; double holds e^700.
-            weight = self.fc_att(output.frames).double().exp() * valid
-        return (p * weight).sum(1), weight.sum(1)
+            weight = torch.softmax(self.fc_att(output.frames).masked_fill(valid == 0, -torch.inf), 1)
+        return (p * weight).sum(1) / weight.sum(1)
 
     def prepare(self, device: torch.device, convolutions: torch.dtype = torch.float32) -> TALNet:
         """Copy made ready to embed on a device: the same function to rounding (measured 1.1e-6 relative), and faster.

@@ -246,15 +246,6 @@ class WEANet(Backbone):
             attention = attention.masked_fill(beyond[..., None], -torch.inf)
         return (functional.softmax(attention, 1) * output.probabilities).sum(1)
 
-    def pool_terms(self, output: NetworkOutput) -> tuple[torch.Tensor, torch.Tensor]:
-        """Numerator and denominator of `pool`; both add up over the windows of a long clip."""
-        # No maximum is taken off, so that windows add up; double holds e^700.
-        weight = self._attention_of(output).double().exp()
-        if output.lengths is not None:
-            valid = torch.arange(weight.shape[1], device=weight.device) < output.lengths[:, None]
-            weight = weight * valid[..., None]
-        return (output.probabilities * weight).sum(1), weight.sum(1)
-
     @staticmethod
     def _attention_of(output: NetworkOutput) -> torch.Tensor:
         if output.attention is None:

@@ -125,8 +125,8 @@ class TestTagFiles:
         def broken(self: Runner, features: Any, **options: Any) -> Any:
             results = submit(self, features, **options)()
             for item, result in zip(features, results, strict=True):
-                if len(item) == 13 and result.pool_terms is not None:  # that of 0.3 s
-                    result.pool_terms[0][5] = np.nan
+                if len(item) == 13 and result.probabilities is not None:  # that of 0.3 s
+                    result.probabilities[5] = np.nan
             return lambda: results
 
         monkeypatch.setattr(Runner, "submit", broken)

@@ -30,7 +30,7 @@ class TestRunClips:
         for others in found[1:]:
             for one, other in zip(found[0], others, strict=True):
                 np.testing.assert_array_equal(one.frames, other.frames)
-                np.testing.assert_array_equal(one.pool_terms, other.pool_terms)
+                np.testing.assert_array_equal(one.probabilities, other.probabilities)
 
     def test_the_first_error_counts(self, untrained_embedder: Embedder):
         def windows(index: int) -> Iterator[np.ndarray]:

@@ -54,12 +54,12 @@ class TestShapes:
         assert runner._round(len(features)) > len(features)
         with torch.inference_mode():
             output = runner.network(features[None])
-            numerator, denominator = runner.network.pool_terms(output)
+            pooled = runner.network.pool(output)[0]
         (found,) = runner.run([features], probabilities=True)
         size = np.abs(output.frames[0].numpy()).max()
         np.testing.assert_allclose(found.frames, output.frames[0].numpy(), atol=1e-5 * size)
-        assert found.pool_terms is not None
-        np.testing.assert_allclose(found.pool_terms[0] / found.pool_terms[1], (numerator / denominator)[0], atol=1e-5)
+        assert found.probabilities is not None
+        np.testing.assert_allclose(found.probabilities, pooled, atol=1e-5)
         np.testing.assert_allclose(runner.frame_probabilities(features), output.probabilities[0].numpy(), atol=1e-5)
 
     def test_few_sizes_of_batches(self, embedder: Embedder):

@@ -66,15 +66,12 @@ class TestClipSum:
             np.testing.assert_allclose(clip.embedding, frames.mean(0, dtype=np.float64), rtol=1e-6)
             assert clip.embedding.dtype == np.float32
 
-    def test_pooling_adds_up(self):
-        p = np.random.default_rng(0).uniform(size=(90, 5))
-        clip, largest = ClipSum(), ClipSum(maximum=True)
-        for part in np.split(p, [20, 70]):
-            frames = np.zeros((len(part), 2), np.float32)
-            clip.add(WindowResult(frames, ((part**2).sum(0), part.sum(0))))
-            largest.add(WindowResult(frames, (part.max(0), np.ones(5))))
-        np.testing.assert_allclose(clip.probabilities, (p**2).sum(0) / p.sum(0), rtol=1e-6)
-        np.testing.assert_allclose(largest.probabilities, p.max(0), rtol=1e-6)
+    def test_probabilities_are_the_highest_of_all_windows(self):
+        p = np.random.default_rng(0).uniform(size=(3, 5)).astype(np.float32)
+        clip = ClipSum()
+        for part in p:
+            clip.add(WindowResult(np.zeros((7, 2), np.float32), part))
+        np.testing.assert_array_equal(clip.probabilities, p.max(0))
 
     def test_empty(self):
         with pytest.raises(ValueError, match="without windows"):
