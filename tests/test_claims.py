@@ -20,6 +20,9 @@ RESULTS, LOGS = ROOT / "docs" / "results", ROOT / "docs" / "training"
 ROWS = {
     "averaged with version 4": "esc50-talnet-5b-averaged",
     "`talnet-5b`": "esc50-talnet-5b",
+    "`talnet-7b`": "esc50-talnet-7b",
+    "`talnet-7c`": "esc50-talnet-7c",
+    "`talnet-6b`": "esc50-talnet-6b",
     "`talnet-4c`": "esc50-talnet-4c",
     "`talnet`": "esc50-talnet",
     "`weanet-6`": "esc50-weanet-6",
@@ -32,7 +35,10 @@ TABLES = {"README.md": "| features | ESC-50 accuracy |", "docs/training.md": "| 
 RUNS = {
     "talnet-4c": "esc50-talnet-4c",
     "talnet-5b": "esc50-talnet-5b",
-    "talnet-6b": "esc50-talnet",
+    "talnet-6b": "esc50-talnet-6b",
+    "talnet-7a": "esc50-talnet",
+    "talnet-7b": "esc50-talnet-7b",
+    "talnet-7c": "esc50-talnet-7c",
     "weanet-6": "esc50-weanet-6",
     "weanet-7": "esc50-weanet",
 }
@@ -183,7 +189,7 @@ def test_training_runs():
 
 def test_held_out_recordings():
     assert list(held_out(read("docs/training.md"))) == []
-    assert len(header_of(read("docs/training.md"))) == 5
+    assert len(header_of(read("docs/training.md"))) == 8
 
 
 def test_choices_of_c():

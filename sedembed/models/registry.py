@@ -102,11 +102,11 @@ _ARCHITECTURES: dict[str, type[Backbone] | tuple[str, str]] = {
 _RECORDS: dict[str, ModelRecord] = {
     "talnet": ModelRecord(
         name="talnet",
-        version="5",
+        version="6",
         architecture="talnet",
         source="package:talnet",
         revision="",
-        sha256="30c5f2f8b8bab3cef253428ae8848773f0007102573b49b25b31d78f1a0ed1c1",
+        sha256="0a442b0ff15551eec05aee9ffacf5bf94fdf660cccacb895bf76adadc00e23b7",
         bytes=20_010_532,
         sample_rate=16_000,
         embedding_size=1024,
@@ -122,13 +122,13 @@ _RECORDS: dict[str, ModelRecord] = {
             "offered anywhere; a copy of them can be converted with `sedembed convert`."
         ),
         metrics={
-            "esc50_accuracy": 0.917,
+            "esc50_accuracy": 0.9205,
             "esc50_accuracy_untrained": 0.4925,
             "esc50_accuracy_log_mel": 0.359,
-            "held_out_correlation": 0.879,
-            "held_out_top1_agreement": 0.789,
-            "held_out_map": 0.929,
-            "held_out_kl": 1.092,
+            "held_out_correlation": 0.894,
+            "held_out_top1_agreement": 0.842,
+            "held_out_map": 0.922,
+            "held_out_kl": 1.053,
         },
     ),
     "weanet": ModelRecord(
