@@ -3,9 +3,8 @@
 ``python examples/measure_long_scenes.py --data ESC-50 --models talnet weanet`` mixes scenes of eight minutes: one
 ambience throughout and 32 clips at random places, 6 dB to 18 dB above it. It then compares
 
-- `tag`: the highest of parts of 10 s (what `tag` does), or of parts of other lengths; or the recording cut into clips
-  of 10 s, each with its own run of the network, and the maximum or mean over them. Average precision of the classes in
-  a scene, and the share of them at or above 0.3.
+- `tag`: the highest of parts of 10 s (what `tag` does), of parts of other lengths, or the mean of parts of 10 s.
+  Average precision of the classes in a scene, and the share of them at or above 0.3.
 - `detect`: windows of 10 s (what `detect` does), 30 s and 60 s. The share of the placed clips that an event of the
   right label overlaps, and the share of the events, of labels that belong to some class, that overlap a clip of it.
 
@@ -122,17 +121,16 @@ def make_scene(clips: dict[str, list[Waveform]], minutes: float, count: int, rng
     return Scene(waveform * np.float32(0.7 / np.abs(waveform).max()), events)
 
 
-def measure_tags(model: sedembed.Embedder, scene: Scene, seconds: float, reduce: str) -> tuple[float, float]:
+def measure_tags(model: sedembed.Embedder, scene: Scene, seconds: float, mean: bool) -> tuple[float, float]:
     """Average precision over the classes, and the share of the present ones at or above 0.3."""
-    if not reduce:
+    if mean:
+        size = round(seconds * RATE)
+        parts = [scene.waveform[i : i + size] for i in range(0, len(scene.waveform), size)]
+        probabilities = model.tag([part for part in parts if len(part) >= RATE], sample_rate=RATE).mean(0)
+    else:
         # `tag` has no option for this: 10 s is fixed.
         with mock.patch("sedembed.engine.runner.PART_SECONDS", seconds):
             probabilities = model.tag(scene.waveform, sample_rate=RATE)
-    else:
-        size = round(seconds * RATE)
-        pieces = [scene.waveform[i : i + size] for i in range(0, len(scene.waveform), size)]
-        windows = model.tag([piece for piece in pieces if len(piece) >= RATE], sample_rate=RATE)
-        probabilities = windows.max(0) if reduce == "maximum" else windows.mean(0)
     index = {label: number for number, label in enumerate(model.labels)}
     scores = np.array([max(probabilities[index[label]] for label in labels) for labels in LABELS.values()])
     present = np.isin(list(LABELS), [name for name, _, _ in scene.events])
@@ -240,14 +238,14 @@ def main() -> None:
     if arguments.names:
         measure_names(arguments.models, scenes, arguments.alone, arguments.streamed)
         return
-    ways: list[tuple[str, float, str]] = [(f"tag, parts of {s} s", float(s), "") for s in (60, 30, 20, 10, 5)]
-    ways += [(f"clips of 10 s, {reduce}", 10.0, reduce) for reduce in ("maximum", "mean")]
+    ways = [(f"tag, parts of {seconds} s", float(seconds), False) for seconds in (60, 30, 20, 10, 5)]
+    ways.append(("tag, the mean of parts of 10 s", 10.0, True))
     figures: dict[str, dict[str, list[float]]] = {}
     for name in arguments.models:
         model = sedembed.load_model(name)
         figures[name] = {}
-        for way, seconds, reduce in ways:
-            values = [measure_tags(model, scene, seconds, reduce) for scene in scenes]
+        for way, seconds, mean in ways:
+            values = [measure_tags(model, scene, seconds, mean) for scene in scenes]
             figures[name][way] = np.mean(values, axis=0).round(3).tolist()
         for window in (10.0, 30.0, 60.0):
             hits, placed, right, events = np.sum([measure_events(model, scene, window) for scene in scenes], axis=0)

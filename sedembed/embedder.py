@@ -155,8 +155,8 @@ class Embedder:
     def tag(self, x: AudioInput, sample_rate: int | None = None) -> NDArray[np.float32]:
         """Probability of each sound event in each clip, pooled over time as in training.
 
-        Of a clip longer than 15 s it is the highest that any part has: parts are of about 10 s, the longest clips of
-        the training, since a short event would be lost among minutes of other sound.
+        Of a clip of 15 s or more it is the highest that any part has: parts are of about 10 s, and each goes through
+        the network by itself, since short events are overlooked in minutes of other sound (measured).
 
         Parameters
         ----------
@@ -511,7 +511,8 @@ class Embedder:
 
         def windows(index: int) -> Iterator[NDArray[np.float32]]:
             with naming_clip(index, len(clips)) if numbered else nullcontext():
-                yield from self._windows(clips[index], sample_rate)
+                for window in self._windows(clips[index], sample_rate):
+                    yield from self.runner.parts(window) if probabilities else [window]
 
         if len(clips) > 1:
             yield from run_clips(self.runner, len(clips), windows, probabilities=probabilities)

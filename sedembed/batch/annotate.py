@@ -179,7 +179,8 @@ class _TagJob(Job[ClipSum]):
 
     def pieces(self, blocks: Iterator[NDArray[np.float32]]) -> Iterator[Piece]:
         for window in self.runner.windows(blocks):
-            yield Piece(self.runner.features(window), len(window))
+            for part in self.runner.parts(window):
+                yield Piece(self.runner.features(part), len(part))
 
     def submit(self, pieces: Sequence[Piece]) -> Pending:
         return self.runner.submit([piece.features for piece in pieces], probabilities=True)

@@ -245,7 +245,7 @@ class FolderRun(Generic[_State]):
         if source not in self._states:
             self._states[source] = self._job.begin()
         self._job.add(source, self._states[source], step.piece, step.result)
-        if self._counts_seconds:
+        if self._counts_seconds and not step.piece.part:
             seconds = step.piece.samples / self._job.runner.network.sample_rate
             # The header may promise less than there is.
             left = max(0.0, (self._bar.total or 0.0) - self._bar.n)

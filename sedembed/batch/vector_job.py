@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sedembed.batch.loop import FolderRun, Job
+from sedembed.engine.clips import with_parts
 from sedembed.engine.runner import Runner
 from sedembed.engine.windows import WINDOW_SECONDS, ClipSum, Hops, WindowResult
 from sedembed.engine.workers import Pending, Piece, Source, current_source
@@ -72,9 +73,13 @@ class VectorJob(Job[_Clip]):
         self.large = frames
 
     def pieces(self, blocks: Iterator[NDArray[np.float32]]) -> Iterator[Piece]:
-        """Cut into windows of a minute."""
+        """Cut into windows of a minute, and into their parts where probabilities are wanted."""
         for window in self.runner.windows(blocks):
-            yield Piece(self.runner.features(window), len(window))
+            if self._probabilities:
+                yield from (Piece(self.runner.features(part), len(part)) for part in self.runner.parts(window))
+                continue
+            piece = Piece(self.runner.features(window), len(window))
+            yield from with_parts(self.runner, piece, window) if self._tags else [piece]
 
     def submit(self, pieces: Sequence[Piece]) -> Pending:
         """Start the network on one batch."""
@@ -87,7 +92,10 @@ class VectorJob(Job[_Clip]):
 
     def add(self, source: Source, state: _Clip, piece: Piece, result: WindowResult) -> None:
         """Add a window to the sum; its frames go to disk if they are many."""
-        state.sum.add(result)
+        if piece.part:
+            state.sum.add_probabilities(result)
+            return
+        state.sum.add(result if piece.parts == 0 else WindowResult(result.frames))
         if state.frames is not None:
             times = self.runner.frame_times(len(result.frames), state.windows * WINDOW_SECONDS)
             state.frames.add(source.path, times, result.frames)
@@ -107,6 +115,9 @@ class VectorJob(Job[_Clip]):
 @dataclass
 class _Windows:
     error: AudioError | None = None
+    piece: Piece | None = None  # the window whose parts are awaited
+    sum: ClipSum | None = None  # of it
+    left: int = 0  # of its parts
 
 
 class WindowJob(Job[_Windows]):
@@ -140,7 +151,8 @@ class WindowJob(Job[_Windows]):
         source = current_source()
         known = self._known.get(source.path, 0) if source is not None else 0
         for window, start, end, last in itertools.islice(self.runner.hops(blocks, self._hops), known, None):
-            yield Piece(self.runner.features(window), len(window), last, start, end)
+            piece = Piece(self.runner.features(window), len(window), last, start, end)
+            yield from with_parts(self.runner, piece, window) if self._tags else [piece]
 
     def submit(self, pieces: Sequence[Piece]) -> Pending:
         """Start the network on one batch."""
@@ -154,14 +166,20 @@ class WindowJob(Job[_Windows]):
         """Write the vector of a window."""
         if state.error is not None or source.info is None:
             return
-        pooled = self.runner.new_sum()
-        pooled.add(result)
+        if state.piece is None or state.sum is None or not piece.part:
+            state.piece, state.sum, state.left = piece, self.runner.new_sum(), piece.parts
+            state.sum.add(result if piece.parts == 0 else WindowResult(result.frames))
+        else:
+            state.sum.add_probabilities(result)
+            state.left -= 1
+        if state.left > 0:
+            return
         try:
-            values, tags = pooled.embedding, pooled.probabilities if self._tags else None
+            values, tags = state.sum.embedding, state.sum.probabilities if self._tags else None
         except AudioError as error:
             state.error = error
             return
-        place, info = (piece.start, piece.end, piece.last), source.info
+        place, info = (state.piece.start, state.piece.end, state.piece.last), source.info
         recording = self._recordings.get(source.path)
         self.writer.add_window(source.path, place, info.sample_rate, info.channels, values, recording, tags)
         if self.writer.due:

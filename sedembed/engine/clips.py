@@ -12,7 +12,18 @@ from sedembed.engine.runner import MAX_BATCH, Runner
 from sedembed.engine.windows import WindowResult
 from sedembed.engine.workers import Pending, Piece, Source, WorkerPool, default_workers
 
-__all__ = ["run_clips", "run_pieces"]
+__all__ = ["run_clips", "run_pieces", "with_parts"]
+
+
+def with_parts(runner: Runner, piece: Piece, window: NDArray[np.float32]) -> Iterator[Piece]:
+    """Give a window, and if it is long its parts, which have the probabilities."""
+    parts = runner.parts(window)
+    if len(parts) == 1:
+        yield piece
+        return
+    yield piece._replace(parts=len(parts))
+    for part in parts:
+        yield Piece(runner.features(part), len(part), part=True)
 
 
 def run_clips(

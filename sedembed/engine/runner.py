@@ -117,6 +117,12 @@ class Runner:
         """Cut a sound, given in blocks at the network's own rate, into windows."""
         return iter_windows(blocks, self.window_samples, self.network.min_samples)
 
+    def parts(self, window: NDArray[np.float32]) -> list[NDArray[np.float32]]:
+        """Cut a window into equal parts of about ten seconds, for its probabilities; one below 15 s stays whole."""
+        count = max(1, round(len(window) / (PART_SECONDS * self.network.sample_rate)))
+        ends = [round(number * len(window) / count) for number in range(count + 1)]
+        return [window[start:end] for start, end in itertools.pairwise(ends)]
+
     @property
     def shortest_window(self) -> float:
         """Shortest input of the network in seconds."""
@@ -218,7 +224,7 @@ class Runner:
         with isolated(self.device):
             if probabilities:
                 output = self._forward(padded, lengths)
-                found, lengths, pooled = output.frames, output.lengths, [self._pool(output)]
+                found, lengths, pooled = output.frames, output.lengths, [self.network.pool(output)]
             else:
                 (found, lengths), pooled = self._forward_frames(padded, lengths), []
 
@@ -233,20 +239,6 @@ class Runner:
             return [WindowResult(frames[i, :n], others[0][i]) for i, n in enumerate(valid)]
 
         return finish
-
-    def _pool(self, output: NetworkOutput) -> torch.Tensor:
-        """Probabilities of windows, shape (batch, classes): of a long one the highest that any of its parts has."""
-        longest = PART_SECONDS * self.network.frame_rate
-        if round(output.frames.shape[1] / longest) <= 1:
-            return self.network.pool(output)
-        valid = [output.frames.shape[1]] * len(output.frames) if output.lengths is None else output.lengths.tolist()
-        pooled = []
-        for item, length in enumerate(valid):
-            count = max(1, round(length / longest))
-            ends = [round(number * length / count) for number in range(count + 1)]
-            parts = [self.network.pool(_cut(output, item, slice(*part))) for part in itertools.pairwise(ends)]
-            pooled.append(torch.cat(parts).amax(0))
-        return torch.stack(pooled)
 
     def _frames_of_all(
         self, padded: torch.Tensor, lengths: torch.Tensor | None
@@ -320,14 +312,6 @@ class Runner:
             output = self._forward(padded, lengths)
         valid = None if output.lengths is None else int(output.lengths[0])
         return np.asarray(output.probabilities[0, :valid].float().cpu())
-
-
-def _cut(output: NetworkOutput, item: int, frames: slice) -> NetworkOutput:
-    """Take some frames of one window, as a batch of one."""
-    attention = None if output.attention is None else output.attention[item : item + 1, frames]
-    return NetworkOutput(
-        output.frames[item : item + 1, frames], output.probabilities[item : item + 1, frames], attention=attention
-    )
 
 
 def _split(batch: list[int]) -> Iterator[list[int]]:

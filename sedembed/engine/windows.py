@@ -28,7 +28,7 @@ __all__ = [
 WINDOW_SECONDS = 60.0
 # Of a stream with a hop: as long as the clips of the training.
 LATEST_SECONDS = 10.0
-# Probabilities are pooled over so much at once: over minutes a short event is lost among the rest.
+# The network runs on so much at once for probabilities, as in training: over minutes it overlooks short events.
 PART_SECONDS = 10.0
 
 
@@ -266,6 +266,10 @@ class ClipSum:
             total = window.frames.sum(0, dtype=np.float64)
             self._sum = total if self._sum is None else self._sum + total
         self.frames += len(window.frames)
+        self.add_probabilities(window)
+
+    def add_probabilities(self, window: WindowResult) -> None:
+        """Take in the probabilities alone, where there are some."""
         if window.probabilities is not None:
             before = window.probabilities if self._probabilities is None else self._probabilities
             self._probabilities = np.maximum(before, window.probabilities)

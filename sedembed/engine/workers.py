@@ -92,6 +92,10 @@ class Piece(NamedTuple):
         Whether the recording ends with it, where the job needs to know.
     start, end : float
         Seconds from the start of the recording, where the job needs to know.
+    parts : int
+        How many parts of the window follow, whose probabilities are wanted instead of its own.
+    part : bool
+        Whether it is such a part.
     """
 
     features: torch.Tensor
@@ -99,6 +103,8 @@ class Piece(NamedTuple):
     last: bool = False
     start: float = 0.0
     end: float = 0.0
+    parts: int = 0
+    part: bool = False
 
 
 class Step(NamedTuple):

@@ -81,6 +81,22 @@ def test_each_row_is_the_window_alone(sounds: Path, tmp_path: Path, model: Embed
         np.testing.assert_allclose(store.tags[row], model.tag(alone), atol=1e-3)
 
 
+@pytest.mark.parametrize("window", [None, 20.0])
+def test_tags_of_long_sounds_are_those_of_tag(
+    write_sounds: Write, tmp_path: Path, model: Embedder, window: float | None
+):
+    folder = write_sounds(tmp_path / "sounds", {"a.wav": 4.0, "b.wav": 33.0, "c.wav": 61.2})
+    store = embed_folder(folder, tmp_path / "out", model, window=window, tags=True, workers=2)
+    plain = embed_folder(folder, tmp_path / "plain", model, window=window)
+    assert_same(store, plain)
+    assert len(store) == (3 if window is None else 1 + 2 + 4)
+    for row, recording in enumerate(store):
+        samples, rate = soundfile.read(folder / recording.path, dtype="float32")
+        start = recording.start or 0.0
+        alone = samples[round(start * rate) : None if window is None else round((start + window) * rate)]
+        np.testing.assert_allclose(store.tags[row], model.tag(alone), atol=1e-3)
+
+
 def test_a_clip_gives_what_the_folder_gives(sounds: Path, tmp_path: Path, model: Embedder):
     store = embed_folder(sounds, tmp_path / "out", model, window=3, hop=1)
     found = model.embed_windows(sounds / "b/long.wav", window=3, hop=1)
