@@ -25,6 +25,7 @@ ROWS = {
     "`talnet-6b`": "esc50-talnet-6b",
     "`talnet-4c`": "esc50-talnet-4c",
     "`talnet`": "esc50-talnet",
+    "`weanet-8`": "esc50-weanet-8",
     "`weanet-6`": "esc50-weanet-6",
     "`weanet`": "esc50-weanet",
     "TALNet untrained": "esc50-untrained",
@@ -41,6 +42,7 @@ RUNS = {
     "talnet-7c": "esc50-talnet-7c",
     "weanet-6": "esc50-weanet-6",
     "weanet-7": "esc50-weanet",
+    "weanet-8": "esc50-weanet-8",
 }
 HELD_OUT = {
     "correlation": ("correlation", "{:.3f}"),
@@ -189,7 +191,7 @@ def test_training_runs():
 
 def test_held_out_recordings():
     assert list(held_out(read("docs/training.md"))) == []
-    assert len(header_of(read("docs/training.md"))) == 8
+    assert len(header_of(read("docs/training.md"))) == 9
 
 
 def test_choices_of_c():
