@@ -49,9 +49,8 @@ _CHUNKS = 12
 _SMALL_BATCH = 4
 # Batches of features that a worker holds before it runs them, to group windows of similar length.
 _BATCHES_HELD = 2
-# Seconds after which freed memory goes back to the system: what glibc keeps grows with ever new lengths. It takes no
-# time that could be measured.
-_KEPT = 0.5
+# Seconds after which freed memory goes back to the system: what glibc keeps grows with ever new lengths.
+_KEPT = 2.0
 # Recordings that may be finished before an earlier one that is slow, or hangs.
 _AHEAD = 4096
 
