@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
+import logging
 import os
 import sys
 import threading
@@ -94,6 +95,7 @@ class OpenVINONetwork:
         network = self._network.network
         frames = torch.zeros(2, 4 * round(network.feature_rate), network.n_mels)
         lengths = torch.tensor([frames.shape[1], frames.shape[1] // 2])
+        level = logging.root.level
         try:
             with warnings.catch_warnings(), torch.no_grad():
                 warnings.simplefilter("ignore")  # the tracer's, about checks of shapes
@@ -105,6 +107,8 @@ class OpenVINONetwork:
                 f"OpenVINO cannot convert this network ({type(error).__name__}: {str(error)[:200]}); use "
                 "engine='torch'."
             ) from error
+        finally:
+            logging.root.setLevel(level)  # a conversion that fails raises it, and all programs' warnings would be lost
         threads = torch.get_num_threads()
         self._compiled = openvino.Core().compile_model(
             model,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import logging
 import multiprocessing
 import os
 import pickle
@@ -210,8 +211,10 @@ class TestChoosing:
             raise RuntimeError("an operation of its own")
 
         monkeypatch.setattr(WEANet, "forward_normalised", refuse)
+        level = logging.root.level
         with pytest.raises(InvalidArgumentError, match=r"(?s)cannot convert this network \(.*; use engine='torch'"):
             Embedder(small_weanet, engine="openvino")
+        assert logging.root.level == level  # the converter raises it
 
 
 def test_copies_and_other_processes(pairs, clips):
