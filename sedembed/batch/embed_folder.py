@@ -126,9 +126,10 @@ def embed_folder(
     run: dict[str, Any] = {"workers": workers, "batch_size": batch_size, "progress": progress, "timeout": timeout}
     if shard is not None:
         chunk = chunk_size(len(listing.files))
-        if len(listing.files) >= _BLOCKS * chunk * shard[1]:
+        in_blocks = len(listing.files) >= _BLOCKS * chunk * shard[1]
+        if in_blocks:
             run["chunk"] = chunk  # batches, and so vectors, are to the bit those of a single run
-        listing = listing.shard(*shard, run.get("chunk") or 1)
+        listing = listing.shard(*shard, chunk if in_blocks else 1)
     if listing.ignored:
         logger.warning("%s: %s", folder, listing.describe_ignored())
     return _embed_listing(folder, listing, out, model, hops, tags, frames, shard, run)

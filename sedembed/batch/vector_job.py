@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sedembed.batch.loop import FolderRun, Job
-from sedembed.engine.clips import with_parts
+from sedembed.engine.clips import add_piece, with_parts
 from sedembed.engine.runner import Runner
 from sedembed.engine.windows import WINDOW_SECONDS, ClipSum, Hops, WindowResult
 from sedembed.engine.workers import Pending, Piece, Source, current_source
@@ -92,10 +92,9 @@ class VectorJob(Job[_Clip]):
 
     def add(self, source: Source, state: _Clip, piece: Piece, result: WindowResult) -> None:
         """Add a window to the sum; its frames go to disk if they are many."""
+        add_piece(state.sum, piece, result)
         if piece.part:
-            state.sum.add_probabilities(result)
             return
-        state.sum.add(result if piece.parts == 0 else WindowResult(result.frames))
         if state.frames is not None:
             times = self.runner.frame_times(len(result.frames), state.windows * WINDOW_SECONDS)
             state.frames.add(source.path, times, result.frames)
@@ -168,10 +167,9 @@ class WindowJob(Job[_Windows]):
             return
         if state.piece is None or state.sum is None or not piece.part:
             state.piece, state.sum, state.left = piece, self.runner.new_sum(), piece.parts
-            state.sum.add(result if piece.parts == 0 else WindowResult(result.frames))
         else:
-            state.sum.add_probabilities(result)
             state.left -= 1
+        add_piece(state.sum, piece, result)
         if state.left > 0:
             return
         try:

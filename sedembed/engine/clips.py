@@ -9,10 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sedembed.engine.runner import MAX_BATCH, Runner
-from sedembed.engine.windows import WindowResult
+from sedembed.engine.windows import ClipSum, WindowResult
 from sedembed.engine.workers import Pending, Piece, Source, WorkerPool, default_workers
 
-__all__ = ["run_clips", "run_pieces", "with_parts"]
+__all__ = ["add_piece", "run_clips", "run_pieces", "with_parts"]
 
 
 def with_parts(runner: Runner, piece: Piece, window: NDArray[np.float32]) -> Iterator[Piece]:
@@ -24,6 +24,14 @@ def with_parts(runner: Runner, piece: Piece, window: NDArray[np.float32]) -> Ite
     yield piece._replace(parts=len(parts))
     for part in parts:
         yield Piece(runner.features(part), len(part), part=True)
+
+
+def add_piece(total: ClipSum, piece: Piece, result: WindowResult) -> None:
+    """Add what the network gave for a piece of `with_parts`: a long window counts for the embedding only."""
+    if piece.part:
+        total.add_probabilities(result)
+    else:
+        total.add(result if piece.parts == 0 else WindowResult(result.frames))
 
 
 def run_clips(

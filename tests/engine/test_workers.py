@@ -157,7 +157,7 @@ class TestWorkerPool:
         assert made[0] == made[1] == made[2]
         assert max(map(len, made[0])) == 2
 
-    @pytest.mark.parametrize(("kept", "times"), [(0.0, 20), (3600.0, 0)])
+    @pytest.mark.parametrize(("kept", "times"), [(-1.0, 20), (3600.0, 0)])
     def test_freed_memory_goes_back_now_and_then(self, monkeypatch: pytest.MonkeyPatch, kept: float, times: int):
         given = []
         monkeypatch.setattr(module, "_KEPT", kept)
