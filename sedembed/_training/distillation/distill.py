@@ -23,7 +23,7 @@ from sedembed._training.distillation.collection import open_collection
 from sedembed._training.distillation.config import DistillConfig
 from sedembed._training.distillation.losses import clip_bce, embedding_error, local_error
 from sedembed._training.distillation.optimizers import Schedule, make_optimizers, restore_optimizer
-from sedembed._training.distillation.student import Student, freeze_blocks, make_network, update_average
+from sedembed._training.distillation.student import Student, fit_map, freeze_blocks, make_network, update_average
 from sedembed._training.records import RunFolder
 from sedembed.errors import InvalidArgumentError
 from sedembed.models.layers.winograd import use_winograd
@@ -238,6 +238,12 @@ class Trainer:
             # A random map would disturb the network before the map itself has been trained.
             nn.init.zeros_(part.to_teacher.weight)
             nn.init.zeros_(part.to_teacher.bias)
+        config = self.config
+        if config.map_batches:  # others than those of the training
+            made = self.batches.batches(config.steps, config.steps + config.map_batches, self.device)
+            weights = config.embedding_weight, config.local_weight
+            fit_map(self.average, (batch.to(self.device) for batch in made), *weights)
+            self.student.to_teacher.load_state_dict(self.average.to_teacher.state_dict())
 
     def _load(self, path: Path) -> None:
         load_checkpoint(path, self._restore, self.device)

@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import cast
 
+import numpy as np
 import torch
 from torch import nn
 
+from sedembed._training.distillation.batches import Batch
 from sedembed._training.distillation.collection import Collection
 from sedembed._training.distillation.config import DistillConfig
+from sedembed._training.distillation.losses import align_frames
 from sedembed.models.base import Backbone
 from sedembed.models.layers.blocks import ConvBlock, fold_batchnorm
 from sedembed.models.registry import architecture_of
 
-__all__ = ["Student", "freeze_blocks", "make_network", "update_average"]
+__all__ = ["Student", "fit_map", "freeze_blocks", "make_network", "update_average"]
 
 CLASSES = 527
+
+# Of the mean square of the embedding's numbers, added to each: what few batches cannot tell stays near zero.
+_RIDGE = 1.0
 
 
 class Student(nn.Module):
@@ -60,6 +67,42 @@ def _measure_decibels(backbone: type[Backbone], collection: Collection) -> tuple
         [network.features(torch.from_numpy(collection.waveform(i))).flatten() for i in collection.measured()]
     )
     return round(values.mean().item(), 1), round(values.std().item(), 1)
+
+
+@torch.inference_mode()
+def fit_map(student: Student, batches: Iterable[Batch], clip_weight: float, local_weight: float) -> None:
+    """Fit the map of a trained network by ridge regression: a map that is learned anew disturbs the network meanwhile.
+
+    Parameters
+    ----------
+    student : Student
+        Its map is changed; the network runs as in use, with its statistics fixed.
+    batches : iterable of Batch
+        On the student's device.
+    clip_weight, local_weight : float
+        Of the squared errors of clips and of moments, as in the loss.
+    """
+    network = student.network.eval()
+    size = network.embedding_size
+    gram, cross = torch.zeros(size + 1, size + 1, dtype=torch.float64), torch.zeros(())
+    for batch in batches:
+        frames = network.forward_normalised(batch.features).frames
+        times = network.first_frame_time + np.arange(frames.shape[1]) / network.frame_rate
+        matrix = align_frames(times, batch.local.shape[1]).to(frames.device)
+        heard = matrix.sum(1) > 0
+        moments, targets = (matrix @ frames)[:, heard].flatten(0, 1), batch.local[:, heard].flatten(0, 1)
+        for rows, wanted, weight in (
+            (frames.mean(1), batch.embeddings, clip_weight / len(frames)),
+            (moments, targets, local_weight / len(moments)),
+        ):
+            given = nn.functional.pad(rows, (0, 1), value=1.0).double().cpu()
+            gram += weight * given.T @ given
+            cross = cross + weight * given.T @ wanted.double().cpu()
+    squares = gram.diagonal()[:-1]
+    squares += _RIDGE * squares.mean()
+    solution = torch.linalg.solve(gram, cross)
+    student.to_teacher.weight.copy_(solution[:-1].T)
+    student.to_teacher.bias.copy_(solution[-1])
 
 
 def freeze_blocks(network: nn.Module, average: nn.Module, count: int) -> None:
