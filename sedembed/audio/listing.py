@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import os
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
@@ -63,10 +65,10 @@ class Listing:
                 f"{' '.join(sorted(AUDIO_EXTENSIONS))}."
             )
 
-    def shard(self, index: int, count: int, block: int) -> Listing:
-        """Every `count`-th block of `block` files, from number `index` on, and every `count`-th of the failures."""
-        starts = range(index * block, len(self.files), count * block)
-        files = [path for start in starts for path in self.files[start : start + block]]
+    def shard(self, index: int, count: int, sizes: Sequence[int]) -> Listing:
+        """Every `count`-th block of files of these sizes, from number `index` on, and so many of the failures."""
+        blocks = list(zip(itertools.accumulate(sizes, initial=0), sizes, strict=False))[index::count]
+        files = [path for start, size in blocks for path in self.files[start : start + size]]
         return Listing(files, dict(sorted(self.failures.items())[index::count]), self.suffixes)
 
     def add(self, path: str) -> None:

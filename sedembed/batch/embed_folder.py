@@ -15,7 +15,7 @@ from sedembed.batch.vector_job import VectorJob, WindowJob, write_vectors
 from sedembed.embedder import Embedder
 from sedembed.engine.provenance import describe_run
 from sedembed.engine.windows import Hops
-from sedembed.engine.workers import chunk_size
+from sedembed.engine.workers import chunk_sizes
 from sedembed.errors import InvalidArgumentError
 from sedembed.loading import load_model
 from sedembed.store.store import EmbeddingStore, open_store
@@ -125,11 +125,12 @@ def embed_folder(
     logger.info("%s: %d sound files", folder, len(listing.files))
     run: dict[str, Any] = {"workers": workers, "batch_size": batch_size, "progress": progress, "timeout": timeout}
     if shard is not None:
-        chunk = chunk_size(len(listing.files))
-        in_blocks = len(listing.files) >= _BLOCKS * chunk * shard[1]
-        if in_blocks:
-            run["chunk"] = chunk  # batches, and so vectors, are to the bit those of a single run
-        listing = listing.shard(*shard, chunk if in_blocks else 1)
+        sizes = chunk_sizes(len(listing.files))
+        if len(listing.files) >= _BLOCKS * sizes[0] * shard[1]:
+            run["chunks"] = sizes[shard[0] :: shard[1]]  # batches, and so vectors, are to the bit those of a single run
+        else:
+            sizes = [1] * len(listing.files)
+        listing = listing.shard(*shard, sizes)
     if listing.ignored:
         logger.warning("%s: %s", folder, listing.describe_ignored())
     return _embed_listing(folder, listing, out, model, hops, tags, frames, shard, run)

@@ -140,8 +140,8 @@ class FolderRun(Generic[_State]):
         Show a progress bar; by default if stderr is a terminal.
     description : str, optional
         Before the bar.
-    chunk : int, optional
-        Recordings whose windows share batches; by default `chunk_size` of how many there are.
+    chunks : sequence of int, optional
+        How many recordings at a time share batches; by default `chunk_sizes` of how many there are.
     """
 
     def __init__(
@@ -156,7 +156,7 @@ class FolderRun(Generic[_State]):
         timeout: float = 60.0,
         progress: bool | None = None,
         description: str | None = None,
-        chunk: int | None = None,
+        chunks: Sequence[int] | None = None,
     ) -> None:
         self.interrupted = False
         self.total = len(paths) if total is None else total
@@ -165,7 +165,7 @@ class FolderRun(Generic[_State]):
         self._workers = workers or default_workers(job.runner.device)
         self._batch_size = MAX_BATCH if batch_size is None else int(batch_size)
         self._timeout, self._progress, self._description = timeout, progress, description
-        self._chunk = chunk
+        self._chunks = chunks
         self._states: dict[Source, _State] = {}
         self._bar: tqdm[Any] = tqdm(disable=True)
         self._counts_seconds = False
@@ -208,7 +208,7 @@ class FolderRun(Generic[_State]):
             max_items=self._batch_size if self._job.batched else 1,
             timeout=self._timeout,
             ahead=_FEW_AHEAD if self._job.large else _AHEAD,
-            chunk=self._chunk,
+            chunks=self._chunks,
         )
         done: dict[int, Outcome] = {}
         following = 0

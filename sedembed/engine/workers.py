@@ -7,6 +7,7 @@ runs together does not depend on the number of workers, and results are the same
 
 from __future__ import annotations
 
+import itertools
 import math
 import os
 import threading
@@ -31,7 +32,7 @@ __all__ = [
     "Step",
     "WorkerPool",
     "alive",
-    "chunk_size",
+    "chunk_sizes",
     "current_source",
     "default_workers",
 ]
@@ -198,11 +199,20 @@ def current_source() -> Source | None:
     return thread.source if isinstance(thread, _Worker) else None
 
 
-def chunk_size(recordings: int) -> int:
-    """Count the recordings of a chunk, of so many in all; batches are made within a chunk only."""
+def chunk_sizes(recordings: int) -> list[int]:
+    """Sizes of the chunks of so many recordings; batches are made within a chunk only.
+
+    All are equal but for the last ones: small, so that no worker has a large one left when the others are done.
+    """
     if recordings <= _CHUNKS * _SMALL_BATCH:
-        return max(1, min(_SMALL_BATCH, -(-recordings // 2)))
-    return min(_LARGEST_CHUNK, _SMALL_BATCH * -(-recordings // (_CHUNKS * _SMALL_BATCH)))  # whole batches
+        return _repeat(max(1, min(_SMALL_BATCH, -(-recordings // 2))), recordings)
+    size = min(_LARGEST_CHUNK, _SMALL_BATCH * -(-recordings // (_CHUNKS * _SMALL_BATCH)))  # whole batches
+    large = (recordings - size // 2) // size
+    return [*_repeat(size, large * size), *_repeat(_SMALL_BATCH, recordings - large * size)]
+
+
+def _repeat(size: int, total: int) -> list[int]:
+    return [min(size, total - start) for start in range(0, total, size)]
 
 
 def default_workers(device: torch.device) -> int:
@@ -234,8 +244,8 @@ class WorkerPool:
         Longest silence of a decoder, in seconds.
     ahead : int
         Recordings that may be read before an earlier one is released.
-    chunk : int, optional
-        Recordings of a chunk; by default what `chunk_size` gives.
+    chunks : sequence of int, optional
+        Recordings of each chunk, enough for all sources; by default what `chunk_sizes` gives.
     """
 
     def __init__(
@@ -249,7 +259,7 @@ class WorkerPool:
         max_items: int = MAX_BATCH,
         timeout: float = math.inf,
         ahead: int = _AHEAD,
-        chunk: int | None = None,
+        chunks: Sequence[int] | None = None,
     ) -> None:
         self.left = len(sources)  # whose end was not taken yet
         self.stopped = False
@@ -257,8 +267,13 @@ class WorkerPool:
         self._max_items, self._timeout, self._ahead = max_items, timeout, ahead
         self._most_frames = _BATCHES_HELD * runner.max_batch_frames
         self._changed = threading.Condition()  # guards all below
-        size = chunk or chunk_size(len(sources))
-        self._chunks = deque(_Chunk(i, deque(sources[i : i + size])) for i in range(0, len(sources), size))
+        sizes = chunk_sizes(len(sources)) if chunks is None else chunks
+        starts = itertools.accumulate(sizes, initial=0)
+        self._chunks = deque(
+            _Chunk(start, deque(sources[start : start + size]))
+            for start, size in zip(starts, sizes, strict=False)
+            if start < len(sources)
+        )
         self._reading = 0  # workers that read
         self._batches: deque[list[_Held]] = deque()  # ready for the network
         self._progress = {source: _Progress() for source in sources}

@@ -16,7 +16,7 @@ from sedembed.batch.embed_folder import embed_folder
 from sedembed.embedder import Embedder
 from sedembed.engine import workers as module
 from sedembed.engine.runner import Runner
-from sedembed.engine.workers import Piece, Source, WorkerPool, alive
+from sedembed.engine.workers import Piece, Source, WorkerPool, alive, chunk_sizes
 from sedembed.errors import AudioTimeoutError
 from tests.batch.embed_folder_faults_helpers import Write, break_reading, check, failures, run_python
 
@@ -94,6 +94,18 @@ class TestHangs:
             output, said = process.communicate()
         assert (process.returncode, output) == (0, "a.wav\n")
         assert "b.wav: AudioTimeoutError" in said
+
+
+class TestChunks:
+    @pytest.mark.parametrize("recordings", [0, 1, 2, 3, 9, 47, 48, 49, 100, 240, 384, 400, 2000, 12_345])
+    def test_they_hold_every_recording_and_the_last_ones_are_small(self, recordings: int):
+        sizes = chunk_sizes(recordings)
+        assert sum(sizes) == recordings
+        assert all(0 < size <= 32 for size in sizes)
+        if recordings > 48:
+            small = [size for size in sizes if size <= 4]
+            assert sizes == [sizes[0]] * (len(sizes) - len(small)) + small
+            assert sizes[0] / 2 <= sum(small) < 1.5 * sizes[0]
 
 
 class FakeRunner:
