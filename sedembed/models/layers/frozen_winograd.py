@@ -20,6 +20,8 @@ __all__ = ["FrozenWinograd", "freeze_winograd"]
 
 # Tiles times channels that go through at once: their transforms, about 20 MB, stay in the cache that cores share.
 _BLOCK = 2**16
+# Products are of a multiple of so many tiles, the last of them of no use: oneDNN keeps a kernel for each number it met.
+_ROWS = 16
 
 
 class _Buffers(threading.local):
@@ -33,8 +35,9 @@ class _Buffers(threading.local):
         flat = self._flat.get(name)
         if flat is None or len(flat) < size:
             self._flat.pop(name, None)
-            with torch.inference_mode(False):  # one made in inference mode could not be used outside of it
-                flat = self._flat[name] = torch.empty(size, dtype=torch.float32, device="cpu")
+            # Zeros, since rows of no use are multiplied too; one of inference mode could not be used outside.
+            with torch.inference_mode(False):
+                flat = self._flat[name] = torch.zeros(size, dtype=torch.float32, device="cpu")
         return flat[:size].view(shape)
 
 
@@ -70,12 +73,12 @@ class FrozenWinograd(nn.Module):
         n_time, n_bins = -(-time // 4), -(-bins // 4)
         out = x.new_empty((batch, 4 * n_time // self.pool[0], 4 * n_bins // self.pool[1], self.out_channels))
         rows = max(1, _BLOCK // (n_bins * max(channels, self.out_channels)))  # of tiles
-        step = 4 * rows // self.pool[0]
         if rows >= n_time:
             items = rows // n_time
             for part, result in zip(torch.split(x, items), torch.split(out, items), strict=True):
                 self._run(part, result, 0, n_time)
         else:
+            step = 4 * rows // self.pool[0]
             for item, result in zip(torch.split(x, 1), torch.split(out, 1), strict=True):
                 for number, part in enumerate(torch.split(result, step, 1)):
                     first = number * rows
@@ -87,18 +90,18 @@ class FrozenWinograd(nn.Module):
         n_bins = -(-x.shape[2] // 4)
         batch, channels = len(x), x.shape[3]
         tiles = batch * n_time * n_bins
+        rows = -(-tiles // _ROWS) * _ROWS
         padded = _spread(x, 4 * first, 4 * n_time + 2)
         size = (batch, 4 * n_time + 2, n_bins, channels)
         along_bins = _buffers.get("along bins", 6, *size)
         _sums_in([padded[j % 4, :, :, j // 4 : j // 4 + n_bins] for j in range(6)], along_bins, size)
         size = (batch, n_time, n_bins, channels)
-        both = _buffers.get("both", 6, *size)
+        both = _buffers.get("both", 6, rows, channels)
+        inner = [part[:tiles].view(size) for part in both]
         results = _buffers.get("results", 6, 4, tiles, self.out_channels)
         for j, row in enumerate(along_bins):
-            _sums_in([row[:, i : i + 4 * n_time - 3 : 4] for i in range(6)], both, size)
-            products = [
-                multiply(v) for multiply, v in zip(self._products[j], both.view(6, tiles, channels), strict=True)
-            ]
+            _sums_in([row[:, i : i + 4 * n_time - 3 : 4] for i in range(6)], inner, size)
+            products = [multiply(part)[:tiles] for multiply, part in zip(self._products[j], both, strict=True)]
             _sums_out(products, results[j], (tiles, self.out_channels))
         y = _buffers.get("along bins", 4, 4, batch, n_time, n_bins, self.out_channels)
         _sums_out(list(results), y.view(4, 4, tiles, -1), (4, tiles, self.out_channels))
@@ -129,7 +132,7 @@ def _spread(x: torch.Tensor, first: int, rows: int) -> torch.Tensor:
     return padded
 
 
-def _sums_in(d: Sequence[torch.Tensor], out: torch.Tensor, shape: tuple[int, ...]) -> None:
+def _sums_in(d: Sequence[torch.Tensor], out: Sequence[torch.Tensor], shape: tuple[int, ...]) -> None:
     """Transform six inputs in a row, B^T d, with a buffer of `shape`."""
     a, b = _buffers.get("sums", 2, *shape)
     torch.sub(d[4], d[2], alpha=4, out=a)
