@@ -336,7 +336,8 @@ def embed_task(
                 names[name] = path
             except Exception as error:  # of the file system's own client: no common base
                 failures.append((path, type(error).__name__, str(error) or repr(error)))
-    store = embed_files(folder, names, place / "out", model, workers=1, progress=False, **options)
+    # One worker has nobody to share with, and larger batches are faster.
+    store = embed_files(folder, names, place / "out", model, workers=1, chunks=[len(names)], progress=False, **options)
     rows, about = [], []
     for file in list_shards(store.directory):
         table, _, recordings = open_shard(file, schema_of(store.run), None, store.manifest)

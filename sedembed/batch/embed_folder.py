@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -151,6 +151,7 @@ def embed_files(
     progress: bool | None = None,
     precision: Precision | None = None,
     timeout: float = 60.0,
+    chunks: Sequence[int] | None = None,
 ) -> EmbeddingStore:
     """Embed the named files of a folder, whatever their suffix, into a store; internal.
 
@@ -162,6 +163,8 @@ def embed_files(
         Files relative to `folder`, with forward slashes; one that is named twice is embedded once.
     out, model, window, hop, tags, frames, workers, batch_size, progress, precision, timeout
         As for `embed_folder`, and so is going on after an interruption.
+    chunks : sequence of int, optional
+        How many recordings at a time share batches; by default so that several workers share the files.
 
     Returns
     -------
@@ -185,7 +188,7 @@ def embed_files(
     for path in sorted(set(paths)):
         listing.add(path)
     model = _load(model, precision)
-    run = {"workers": workers, "batch_size": batch_size, "progress": progress, "timeout": timeout}
+    run = {"workers": workers, "batch_size": batch_size, "progress": progress, "timeout": timeout, "chunks": chunks}
     return _embed_listing(folder, listing, out, model, _check_hops(model, window, hop, frames), tags, frames, None, run)
 
 

@@ -201,7 +201,8 @@ class FolderRun(Generic[_State]):
         """Give what is done in the order of the recordings; after Ctrl-C all that is done by then."""
         pool = WorkerPool(
             self._job.runner,
-            [Source(index, path) for index, path in enumerate(self._paths)],
+            len(self._paths),
+            lambda index: Source(index, self._paths[index]),
             self._read,
             self._job.submit,
             workers=self._workers,

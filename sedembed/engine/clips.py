@@ -95,8 +95,9 @@ def run_pieces(
         Index of the clip, its next window and the result of that.
     """
     workers = default_workers(runner.device) if workers is None else workers
-    sources = [Source(index) for index in range(clips)]
-    pool = WorkerPool(runner, sources, lambda source: read(source.index), submit, workers=workers, max_items=max_items)
+    pool = WorkerPool(
+        runner, clips, Source, lambda source: read(source.index), submit, workers=workers, max_items=max_items
+    )
     ended: dict[int, BaseException | None] = {}
     first = 0
     try:

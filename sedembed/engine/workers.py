@@ -132,8 +132,7 @@ class _Held(NamedTuple):
 class _Chunk:
     """Consecutive recordings that one worker reads, and the windows of them that wait for the network."""
 
-    first: int  # index of its first recording
-    sources: deque[Source]  # that are left to read
+    left: range  # places of the recordings that are left to read
     held: list[_Held] = field(default_factory=list)
     frames: int = 0  # of what is held
 
@@ -230,8 +229,10 @@ class WorkerPool:
     ----------
     runner : Runner
         The network.
-    sources : sequence of Source
-        What to read, in the order in which their results are wanted.
+    recordings : int
+        How many there are.
+    source : callable
+        Makes the source of each, given its place in the order in which results are wanted; called once.
     read : callable
         Gives the windows of a source; called from several threads. What it takes from a decoder goes through `alive`.
     submit : callable
@@ -245,13 +246,14 @@ class WorkerPool:
     ahead : int
         Recordings that may be read before an earlier one is released.
     chunks : sequence of int, optional
-        Recordings of each chunk, enough for all sources; by default what `chunk_sizes` gives.
+        Recordings of each chunk, enough for all; by default what `chunk_sizes` gives.
     """
 
     def __init__(
         self,
         runner: Runner,
-        sources: Sequence[Source],
+        recordings: int,
+        source: Callable[[int], Source],
         read: Callable[[Source], Iterator[Piece]],
         submit: Callable[[Sequence[Piece]], Pending],
         *,
@@ -261,22 +263,19 @@ class WorkerPool:
         ahead: int = _AHEAD,
         chunks: Sequence[int] | None = None,
     ) -> None:
-        self.left = len(sources)  # whose end was not taken yet
+        self.left = recordings  # whose end was not taken yet
         self.stopped = False
-        self._runner, self._read, self._submit = runner, read, submit
+        self._runner, self._source, self._read, self._submit = runner, source, read, submit
         self._max_items, self._timeout, self._ahead = max_items, timeout, ahead
         self._most_frames = _BATCHES_HELD * runner.max_batch_frames
         self._changed = threading.Condition()  # guards all below
-        sizes = chunk_sizes(len(sources)) if chunks is None else chunks
+        sizes = chunk_sizes(recordings) if chunks is None else chunks
         starts = itertools.accumulate(sizes, initial=0)
-        self._chunks = deque(
-            _Chunk(start, deque(sources[start : start + size]))
-            for start, size in zip(starts, sizes, strict=False)
-            if start < len(sources)
-        )
+        parts = (range(recordings)[start : start + size] for start, size in zip(starts, sizes, strict=False))
+        self._chunks = deque(_Chunk(part) for part in parts if part)
         self._reading = 0  # workers that read
         self._batches: deque[list[_Held]] = deque()  # ready for the network
-        self._progress = {source: _Progress() for source in sources}
+        self._progress: dict[Source, _Progress] = {}  # of those that were begun
         self._steps: deque[Step] = deque()  # ready to be taken
         self._frames = 0  # of these steps
         self._released = 0
@@ -287,7 +286,7 @@ class WorkerPool:
         self._gave_back = self._watched
         self._shared = runner.device.type == "cpu"
         # One recording may have many windows; several have one each at least.
-        count = workers if len(sources) == 1 else min(workers, len(sources))
+        count = workers if recordings == 1 else min(workers, recordings)
         with self._changed:  # they begin when all are there
             self._workers = [self._start(_Worker(self, self._work)) for _ in range(count)]
             if not self._shared:
@@ -361,7 +360,7 @@ class WorkerPool:
                 worker.check()
                 if self._batches and self._shared:
                     return self._batches.popleft()
-                if self._chunks and self._chunks[0].first < self._released + self._ahead:
+                if self._chunks and self._chunks[0].left.start < self._released + self._ahead:
                     self._reading += 1
                     worker.chunk = self._chunks.popleft()
                     return worker.chunk
@@ -394,8 +393,12 @@ class WorkerPool:
     def _next_source(self, worker: _Worker, chunk: _Chunk) -> Source | None:
         with self._changed:
             worker.check()
-            worker.source = chunk.sources.popleft() if chunk.sources else None
+            worker.source = None
             worker.beats += 1
+            if chunk.left:
+                worker.source = self._source(chunk.left[0])
+                chunk.left = chunk.left[1:]
+                self._progress[worker.source] = _Progress()
             return worker.source
 
     def _hold(self, worker: _Worker, chunk: _Chunk, held: _Held) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, cast
@@ -136,9 +137,8 @@ class TestWorkerPool:
 
         self.batches: list[list[int]] = []
         self.threads: list[int] = []
-        sources = [Source(index) for index in range(len(counts))]
-        settings = {"read": read, "submit": submit, "max_items": 2, **options}
-        return WorkerPool(cast(Runner, FakeRunner()), sources, workers=workers, **settings)
+        settings = {"source": Source, "read": read, "submit": submit, "max_items": 2, **options}
+        return WorkerPool(cast(Runner, FakeRunner()), len(counts), workers=workers, **settings)
 
     def drain(self, pool: WorkerPool) -> dict[int, list[int]]:
         found: dict[int, list[int]] = {}
@@ -176,6 +176,22 @@ class TestWorkerPool:
         monkeypatch.setattr(module, "give_back_memory", lambda: given.append(time.monotonic()))
         self.drain(self.pool([40], workers=1))
         assert len(given) == times  # of 20 batches
+
+    def test_a_recording_takes_memory_only_from_its_reading_to_its_end(self):
+        made: list[weakref.ref[Source]] = []
+
+        def source(index: int) -> Source:
+            made.append(weakref.ref(item := Source(index)))
+            assert sum(ref() is not None for ref in made) < 30
+            return item
+
+        pool = self.pool([1] * 400, workers=2, source=source, ahead=8)
+        ended = 0
+        while pool.left:
+            ended += sum(step.piece is None for step in pool.take())
+            pool.release(ended)
+        pool.close()
+        assert len(made) == 400
 
     def test_memory_is_bounded_while_nobody_takes(self):
         pool = self.pool([200] * 4, workers=2)

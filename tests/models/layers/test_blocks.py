@@ -33,6 +33,20 @@ def test_pieces_are_the_whole(blocks: torch.nn.Sequential, rows: int, lengths: l
         assert torch.equal(found_lengths, expected_lengths)
 
 
+@pytest.mark.parametrize("lengths", [[25, 25, 25], [25, 12, 4]])
+def test_in_inference_mode_padding_is_the_same(blocks: torch.nn.Sequential, lengths: list[int]):
+    x, valid = torch.randn(3, 1, 25, 8, dtype=torch.float64), torch.tensor(lengths)
+    expected, _ = run_blocks(blocks, x, valid)
+    with torch.inference_mode():
+        given = x.clone()
+        found, _ = run_blocks(blocks, given, valid)
+        pieces, _ = run_in_pieces(list(blocks), given, valid, 10)
+    assert torch.equal(found, expected)
+    assert torch.equal(given, x)
+    # A piece may begin beyond the end of an item.
+    torch.testing.assert_close(pieces, run_in_pieces(list(blocks), x, valid, 10)[0], rtol=0, atol=0)
+
+
 def test_fewer_rows_than_the_pool_are_refused():
     with pytest.raises(ValueError, match="at least 2 rows, got 1"):
         run_in_pieces([ConvBlock(1, 4), ConvBlock(4, 5, (2, 2))], torch.zeros(1, 1, 1, 8), None, 10)
