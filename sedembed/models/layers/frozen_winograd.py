@@ -25,7 +25,7 @@ _ROWS = 16
 
 
 class _Buffers(threading.local):
-    """Memory of one thread, named by its use; results never lie in it."""
+    """Memory of one thread, named by its first use; what follows may take it over. Results never lie in it."""
 
     def __init__(self) -> None:
         self._flat: dict[str, torch.Tensor] = {}
@@ -58,9 +58,11 @@ class FrozenWinograd(nn.Module):
     def __init__(self, conv: nn.Conv2d, pool: tuple[int, int] | None = None) -> None:
         super().__init__()
         self.out_channels, self.pool = conv.out_channels, pool or (1, 1)
-        # The results of a tile at places (0, 0) to (3, 3) all hold the product (1, 1) once: there the bias joins.
+        # The results of a tile at places (0, 0) to (3, 3) all hold the product (1, 1) once: there the bias joins. The
+        # others get zeros, because oneDNN would keep a second kernel for products without a bias.
+        zeros = None if conv.bias is None else torch.zeros_like(conv.bias.detach())
         rows = [
-            [PackedLinear(part.T, conv.bias if i == j == 1 else None) for j, part in enumerate(row)]
+            [PackedLinear(part.T, conv.bias if i == j == 1 else zeros) for j, part in enumerate(row)]
             for i, row in enumerate(transform_filter_rows(conv.weight.detach()))
         ]
         self._products = [list(column) for column in zip(*rows, strict=True)]
@@ -98,7 +100,7 @@ class FrozenWinograd(nn.Module):
         size = (batch, n_time, n_bins, channels)
         both = _buffers.get("both", 6, rows, channels)
         inner = [part[:tiles].view(size) for part in both]
-        results = _buffers.get("results", 6, 4, tiles, self.out_channels)
+        results = _buffers.get("padded", 6, 4, tiles, self.out_channels)
         for j, row in enumerate(along_bins):
             _sums_in([row[:, i : i + 4 * n_time - 3 : 4] for i in range(6)], inner, size)
             products = [multiply(part)[:tiles] for multiply, part in zip(self._products[j], both, strict=True)]
