@@ -96,7 +96,7 @@ class FrozenWinograd(nn.Module):
         padded = _spread(x, 4 * first, 4 * n_time + 2)
         size = (batch, 4 * n_time + 2, n_bins, channels)
         along_bins = _buffers.get("along bins", 6, *size)
-        _sums_in([padded[j % 4, :, :, j // 4 : j // 4 + n_bins] for j in range(6)], along_bins, size)
+        _sums_in([padded[j % 4, :, :, j // 4 : j // 4 + n_bins] for j in range(6)], list(along_bins), size)
         size = (batch, n_time, n_bins, channels)
         both = _buffers.get("both", 6, rows, channels)
         inner = [part[:tiles].view(size) for part in both]
