@@ -23,6 +23,7 @@ ROWS = {
     "`talnet-5b`": "esc50-talnet-5b",
     "`talnet-7b`": "esc50-talnet-7b",
     "`talnet-7c`": "esc50-talnet-7c",
+    "`talnet-8b`": "esc50-talnet-8b",
     "`talnet-8c`": "esc50-talnet-8c",
     "`talnet-6b`": "esc50-talnet-6b",
     "`talnet-4c`": "esc50-talnet-4c",
@@ -43,6 +44,7 @@ RUNS = {
     "talnet-7a": "esc50-talnet",
     "talnet-7b": "esc50-talnet-7b",
     "talnet-7c": "esc50-talnet-7c",
+    "talnet-8b": "esc50-talnet-8b",
     "talnet-8c": "esc50-talnet-8c",
     "weanet-6": "esc50-weanet-6",
     "weanet-7": "esc50-weanet",
@@ -196,7 +198,7 @@ def test_training_runs():
 
 def test_held_out_recordings():
     assert list(held_out(read("docs/training.md"))) == []
-    assert len(header_of(read("docs/training.md"))) == 11
+    assert len(header_of(read("docs/training.md"))) == 12
 
 
 def test_choices_of_c():
