@@ -77,7 +77,7 @@ def blank_beyond(x: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
 
 
 def _blank_own(x: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
-    """`blank_beyond` for what nobody else has: in use on a CPU only the padding is touched, and nothing is copied."""
+    """`blank_beyond` of a tensor that the caller owns: changed in place in inference mode on a CPU, else copied."""
     if not x.is_inference() or x.device.type != "cpu":
         return blank_beyond(x, lengths)
     for item, length in zip(x, lengths.tolist(), strict=True):

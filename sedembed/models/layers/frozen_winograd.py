@@ -20,7 +20,7 @@ __all__ = ["FrozenWinograd", "freeze_winograd"]
 
 # Tiles times channels that go through at once: their transforms, about 20 MB, stay in the cache that cores share.
 _BLOCK = 2**16
-# Products are of a multiple of so many tiles, the last of them of no use: oneDNN keeps a kernel for each number it met.
+# Products are padded to a multiple of so many rows, because oneDNN keeps a kernel for each number that it met.
 _ROWS = 16
 
 
