@@ -11,9 +11,11 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy.linalg import block_diag
 
 from sedembed._training.distillation.collection import SAMPLE_RATE, Collection, CropSettings, draw_mixture
 from sedembed._training.distillation.config import DistillConfig
+from sedembed._training.distillation.losses import even_out
 from sedembed._training.distillation.teacher import load_teacher, to_teacher_rate
 from sedembed._training.spec_augment import mask_features
 from sedembed._training.threads import map_ahead, open_threads
@@ -96,6 +98,20 @@ class LiveTeacher:
             embeddings, local = torch.cat((embeddings, inner), 1), torch.cat((local, inner_local), 2)
         embeddings, local = ((value - self.mean) / self.std for value in (embeddings, local))
         return torch.sigmoid(logits), embeddings, local
+
+    @torch.no_grad()
+    def even_out(self, collection: Collection, power: float) -> torch.Tensor:
+        """Make the matrix of `losses.even_out` from each moment of every twentieth recording of the first folder.
+
+        Returns
+        -------
+        Tensor, shape (numbers, numbers)
+            Embedding and inner features each by themselves.
+        """
+        moments = np.concatenate([self.ask(collection.repeated(index)[None])[2][0] for index in collection.measured()])
+        parts = moments[:, : self.embedding_size], moments[:, self.embedding_size :]
+        even: NDArray[np.float64] = block_diag(*(even_out(part, power) for part in parts if part.size))
+        return torch.from_numpy(even).float().to(self._device)
 
     @torch.no_grad()
     def _measure_inner(self, collection: Collection) -> tuple[torch.Tensor, torch.Tensor]:

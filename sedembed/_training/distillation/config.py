@@ -55,6 +55,8 @@ class DistillConfig:
     local_weight: float = 0.0  # of matching the teacher's embedding at each moment, beside that of the clip
     # Weight of the teacher's inner features beside its embedding, at both places; 0 leaves them out.
     inner_weight: Annotated[float, Range(0)] = 0.0
+    # How far the teacher's directions are brought to equal variance in these losses: 0 not at all, 1 whitened.
+    whitening: Annotated[float, Range(0, 1)] = 0.0
     # Batches to which the map to the teacher is fitted, of a run that begins from a model directory; 0 for none.
     map_batches: Annotated[int, Range(0)] = 0
     output_bias: float = -4.0

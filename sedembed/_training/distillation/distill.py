@@ -92,6 +92,7 @@ class Trainer:
         folders = [data] if isinstance(data, Path) else list(data)
         collection = open_collection(folders, cache, config.held_out_share)
         self.teacher = LiveTeacher(folders[0], collection, config.inner_weight > 0, self.device)
+        self._even = self.teacher.even_out(collection, config.whitening) if config.whitening else None
         network = make_network(config, collection)
         if config.winograd and self.device.type == "cpu" and config.precision == "float32":
             use_winograd(network)
@@ -155,14 +156,14 @@ class Trainer:
         self.student.train()
         with torch.autocast(self.device.type, torch.bfloat16, enabled=config.precision == "bfloat16"):
             probabilities, guesses = self.student(batch.features)
-        sizes = self.teacher.embedding_size, config.inner_weight
+        weighting = self.teacher.embedding_size, config.inner_weight, self._even
         bce = clip_bce(probabilities.float(), batch.targets)
-        mse = embedding_error(guesses.float().mean(1) - batch.embeddings, *sizes).mean()
+        mse = embedding_error(guesses.float().mean(1) - batch.embeddings, *weighting).mean()
         loss = config.bce_scale * bce + config.embedding_weight * mse
         local = torch.zeros(())
         if config.local_weight:
             times = network.first_frame_time + np.arange(guesses.shape[1]) / network.frame_rate
-            local = local_error(guesses.float(), batch.local, times, *sizes)
+            local = local_error(guesses.float(), batch.local, times, *weighting)
             loss = loss + config.local_weight * local
         loss.backward()  # type: ignore[no-untyped-call]
         norm = nn.utils.clip_grad_norm_(self.student.parameters(), config.gradient_norm)

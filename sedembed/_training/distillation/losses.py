@@ -9,7 +9,10 @@ from torch import nn
 
 from sedembed._training.distillation.teacher import TEACHER_CELL_SECONDS
 
-__all__ = ["align_frames", "clip_bce", "embedding_error", "local_error"]
+__all__ = ["align_frames", "clip_bce", "embedding_error", "even_out", "local_error"]
+
+# Of the mean variance, added to that of each direction: the least ones are noise.
+_LEAST_VARIANCE = 0.01
 
 
 def clip_bce(probabilities: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
@@ -17,7 +20,32 @@ def clip_bce(probabilities: torch.Tensor, targets: torch.Tensor) -> torch.Tensor
     return nn.functional.binary_cross_entropy(probabilities, targets, reduction="sum") / len(targets)
 
 
-def embedding_error(difference: torch.Tensor, embedding_size: int, inner_weight: float) -> torch.Tensor:
+def even_out(rows: NDArray[np.floating], power: float) -> NDArray[np.float64]:
+    """Make the symmetric matrix that brings directions of small variance nearer to those of large variance.
+
+    Parameters
+    ----------
+    rows : ndarray, shape (rows, numbers)
+        Of the teacher.
+    power : float
+        0 for the identity, 1 for whitening: a direction of variance v gets a variance proportional to v ** (1 - power).
+
+    Returns
+    -------
+    ndarray of float64, shape (numbers, numbers)
+        The mean variance stays what it is.
+    """
+    covariance = np.cov(rows.astype(np.float64), rowvar=False, bias=True)
+    variances, directions = np.linalg.eigh(covariance)
+    factors = (variances.clip(0) + _LEAST_VARIANCE * variances.mean()) ** (-power / 2)
+    factors *= np.sqrt(variances.sum() / (variances * factors**2).sum())
+    even: NDArray[np.float64] = (directions * factors) @ directions.T
+    return even
+
+
+def embedding_error(
+    difference: torch.Tensor, embedding_size: int, inner_weight: float, even: torch.Tensor | None = None
+) -> torch.Tensor:
     """Mean squared error over the last axis: of the embedding, and of the inner features times their weight.
 
     Parameters
@@ -28,11 +56,15 @@ def embedding_error(difference: torch.Tensor, embedding_size: int, inner_weight:
         How many numbers are the embedding.
     inner_weight : float
         Of the inner features; 0 where there are none.
+    even : Tensor, shape (numbers, numbers), optional
+        Applied to the difference, see `even_out`.
 
     Returns
     -------
     Tensor, shape (...)
     """
+    if even is not None:
+        difference = difference @ even
     squares = difference.square()
     error = squares[..., :embedding_size].mean(-1)
     if inner_weight:
@@ -46,6 +78,7 @@ def local_error(
     times: NDArray[np.float64],
     embedding_size: int,
     inner_weight: float,
+    even: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Mean error at each moment, over the teacher's cells that have a frame of the student near them.
 
@@ -57,11 +90,11 @@ def local_error(
         Of the teacher.
     times : ndarray, shape (frames,)
         Centres of the frames in seconds.
-    embedding_size, inner_weight
+    embedding_size, inner_weight, even
         As for `embedding_error`.
     """
     matrix = align_frames(times, local.shape[1]).to(guesses.device)
-    error = embedding_error(matrix @ guesses - local, embedding_size, inner_weight).mean(0)
+    error = embedding_error(matrix @ guesses - local, embedding_size, inner_weight, even).mean(0)
     return error[matrix.sum(1) > 0].mean()
 
 

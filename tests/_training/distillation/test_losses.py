@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from sklearn.decomposition import PCA
 
-from sedembed._training.distillation.losses import align_frames, clip_bce, embedding_error
+from sedembed._training.distillation.losses import align_frames, clip_bce, embedding_error, even_out, local_error
 from tests._training.distillation.distill_helpers import data, trainer  # noqa: F401
 
 
@@ -40,6 +41,46 @@ def test_embedding_error_by_hand():
     expected = difference[:, :4].square().mean(1) + 0.5 * difference[:, 4:].square().mean(1)
     torch.testing.assert_close(embedding_error(difference, 4, 0.5), expected)
     torch.testing.assert_close(embedding_error(difference, 4, 0.0), difference[:, :4].square().mean(1))
+
+
+class TestEvenOut:
+    rows = np.random.default_rng(0).normal(size=(500, 6)) @ (
+        np.eye(6) + 0.2 * np.random.default_rng(1).normal(size=(6, 6))
+    )
+
+    def test_whitens_as_scikit_learn_does(self):
+        even = even_out(self.rows, 1.0)
+        white = PCA(whiten=True).fit_transform(self.rows)
+        ours = (self.rows - self.rows.mean(0)) @ even
+        ours /= ours.std()
+        # Distances do not depend on the rotation; the share that keeps small variances small is what they differ by.
+        distances = [np.linalg.norm(x[:250] - x[250:], axis=1) for x in (ours, white)]
+        np.testing.assert_allclose(*distances, rtol=0.1)
+
+    @pytest.mark.parametrize("power", [0.0, 0.5])
+    def test_leaves_a_share_of_the_spread(self, power):
+        covariance = np.cov(self.rows, rowvar=False, bias=True)
+        even = even_out(self.rows, power)
+        after = np.linalg.eigvalsh(even @ covariance @ even)
+        before = np.linalg.eigvalsh(covariance)
+        expected = before / (before + 0.01 * before.mean()) ** power
+        np.testing.assert_allclose(after, expected * before.sum() / expected.sum(), rtol=1e-9)
+        np.testing.assert_allclose(even, even.T, atol=1e-12)
+
+    def test_the_errors_are_those_of_evened_differences(self, data, tmp_path):
+        run = trainer(data, tmp_path, local_weight=1.0, whitening=0.5, inner_weight=0.5)
+        size, even = run.teacher.embedding_size, run._even
+        assert not even[:size, size:].any()
+        batch = run.batches.make(0)
+        guesses = {}
+        run.student.to_teacher.register_forward_hook(lambda _, __, out: guesses.update(out=out.detach()))
+        clip, local = run._update(batch)[1:]
+        difference = (guesses["out"].mean(1) - batch.embeddings) @ even
+        expected = difference[:, :size].square().mean() + 0.5 * difference[:, size:].square().mean()
+        assert clip == pytest.approx(expected.item(), rel=1e-5)
+        times = 0.0375 + 0.1 * np.arange(guesses["out"].shape[1])
+        expected = local_error(guesses["out"] @ even, batch.local @ even, times, size, 0.5)
+        assert local == pytest.approx(expected.item(), rel=1e-5)
 
 
 def test_the_local_loss_is_that_of_a_loop(data, tmp_path):
