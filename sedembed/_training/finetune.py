@@ -29,9 +29,10 @@ from sedembed._training.distributed import current_processes
 from sedembed._training.features import FeatureStore
 from sedembed._training.finetune_config import FinetuneConfig
 from sedembed._training.finetune_head import calibrated_loss, fit_starting_probe, loss_of_scores
-from sedembed._training.finetune_network import has_bfloat16, pool_embedding, trained_blocks
+from sedembed._training.finetune_network import pool_embedding, trained_blocks
 from sedembed._training.records import RunFolder, find_revision, fingerprint, training_versions
 from sedembed._training.settings import TrainConfig
+from sedembed._utils.machine import has_bfloat16, warn_of_slow_bfloat16
 from sedembed._utils.schema import read_json_file
 from sedembed.audio.listing import list_recordings
 from sedembed.embedder import Embedder
@@ -316,6 +317,8 @@ class _Finetuning:
         self.head = start.to_torch()
         network.to(device=self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.head.to(self.device)
+        if config.precision == "bfloat16":
+            warn_of_slow_bfloat16(self.device)
         self._bfloat16 = has_bfloat16(self.device) if config.precision == "auto" else config.precision == "bfloat16"
         if self.device.type == "cpu" and not self._bfloat16:
             use_winograd(network)

@@ -7,7 +7,7 @@ from torch import nn
 
 from sedembed.models.base import Backbone
 
-__all__ = ["has_bfloat16", "pool_embedding", "trained_blocks"]
+__all__ = ["pool_embedding", "trained_blocks"]
 
 
 def trained_blocks(network: Backbone) -> list[nn.Module]:
@@ -19,14 +19,6 @@ def trained_blocks(network: Backbone) -> list[nn.Module]:
     parameters = [p for _, block in named for p in block.parameters()]
     gradients = dict(zip(parameters, torch.autograd.grad(frames, parameters, allow_unused=True), strict=True))
     return [block for _, block in named if any(gradients[p] is not None for p in block.parameters())]
-
-
-def has_bfloat16(device: torch.device) -> bool:
-    """Whether a device computes in bfloat16 by instructions of its own."""
-    if device.type == "cuda":
-        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    probe = getattr(torch.cpu, "_is_avx512_bf16_supported", None)
-    return device.type == "cpu" and probe is not None and bool(probe())
 
 
 def pool_embedding(network: Backbone, frames: torch.Tensor, lengths: torch.Tensor | None) -> torch.Tensor:

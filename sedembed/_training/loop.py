@@ -24,6 +24,7 @@ from sedembed._training.prediction import check_validation, predict, validate
 from sedembed._training.records import RunFolder, find_revision, fingerprint, training_versions
 from sedembed._training.settings import TrainConfig
 from sedembed._utils.files import sha256_of
+from sedembed._utils.machine import warn_of_slow_bfloat16
 from sedembed._utils.schema import check_fields, from_table, read_json_file
 from sedembed.errors import DatasetError, InvalidArgumentError
 from sedembed.models.base import Backbone, Normalizer
@@ -106,6 +107,8 @@ class Training:
         self._dtype = torch.float64 if config.precision == "float64" else torch.float32
         if config.precision == "float16" and self.device.type != "cuda":
             raise InvalidArgumentError("float16 needs a CUDA device. Choose precision bfloat16 or float32.")
+        if config.precision == "bfloat16":
+            warn_of_slow_bfloat16(self.device)
         if (validation is None) != (validation_features is None):
             raise InvalidArgumentError("Give validation clips and their features together.")
         if validation is not None:

@@ -2,14 +2,27 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import platform
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sedembed._utils.versions import list_versions
 
-__all__ = ["CORE_PACKAGES", "OPTIONAL_PACKAGES", "describe_machine", "show_versions"]
+if TYPE_CHECKING:
+    import torch
+
+__all__ = [
+    "CORE_PACKAGES",
+    "OPTIONAL_PACKAGES",
+    "describe_machine",
+    "has_bfloat16",
+    "show_versions",
+    "warn_of_slow_bfloat16",
+]
+
+logger = logging.getLogger(__name__)
 
 CORE_PACKAGES = (
     "torch", "numpy", "librosa", "soundfile", "soxr", "huggingface-hub", "safetensors", "scikit-learn", "scipy",
@@ -41,6 +54,25 @@ def describe_machine() -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "gpus": [torch.cuda.get_device_name(number) for number in range(count)],
     }
+
+
+def has_bfloat16(device: torch.device) -> bool:
+    """Whether a device computes in bfloat16 by instructions of its own."""
+    import torch
+
+    if device.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    probe = getattr(torch.cpu, "_is_avx512_bf16_supported", None)
+    return device.type == "cpu" and probe is not None and bool(probe())
+
+
+def warn_of_slow_bfloat16(device: torch.device) -> None:
+    """Log a warning where bfloat16 was asked for and an x86 processor would imitate it."""
+    if device.type == "cpu" and platform.machine().lower() in ("x86_64", "amd64") and not has_bfloat16(device):
+        logger.warning(
+            "This processor has no instructions for bfloat16: it may take ten times as long as float32. "
+            "Choose precision float32."
+        )
 
 
 def _processor() -> str:

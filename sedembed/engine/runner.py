@@ -16,6 +16,7 @@ import torch
 from numpy.typing import NDArray
 
 from sedembed._utils.isolation import isolated, one_thread_after_fork
+from sedembed._utils.machine import warn_of_slow_bfloat16
 from sedembed._utils.memory import give_back_memory
 from sedembed.engine.openvino import OpenVINONetwork, choose_engine
 from sedembed.engine.transfer import to_device, to_host
@@ -93,6 +94,8 @@ class Runner:
         self.device = pick_device("cpu" if device is None and engine == "openvino" else device)
         self.precision = precision
         self.engine = choose_engine(engine, network, self.device, precision)
+        if precision == "bfloat16":
+            warn_of_slow_bfloat16(self.device)
         one_thread_after_fork()
         with isolated(self.device):
             self.network = network.prepare(self.device, torch.bfloat16 if precision == "bfloat16" else torch.float32)

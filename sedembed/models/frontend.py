@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 import torch
@@ -111,7 +112,7 @@ class Spectrogram:
         Frame i is centred on sample i·hop_length. Without `frames` there are 1 + samples // hop_length of them, as
         `librosa.stft(center=True, pad_mode="constant")` has; further frames are of zeros.
         """
-        window, filters = _constants(self, waveform.device)
+        window, bands = _constants(self, waveform.device)
         single = waveform.ndim == 1
         batch = waveform.reshape(-1, waveform.shape[-1])
         samples = batch.shape[-1]
@@ -134,7 +135,10 @@ class Spectrogram:
             # float64: quiet bins lie 75 dB (3e-8 in magnitude) under a tone, below what a float32 transform resolves.
             pairs.copy_(torch.view_as_real(torch.fft.rfft(block))).square_()
             torch.add(pairs[..., 0], pairs[..., 1], out=energy)
-            mel[:, start : start + length] = (energy.sqrt_() if self.power == 1.0 else energy) @ filters
+            if self.power == 1.0:
+                energy.sqrt_()
+            for band in bands:
+                mel[:, start : start + length, band.mels] = energy[..., band.bins] @ band.filters
         decibels = mel.clamp_min_(FLOOR).log10_().mul_(10.0)
         decibels = torch.maximum(decibels, decibels.amax(dim=(-2, -1), keepdim=True) - self.top_db)
         return decibels[0] if single else decibels
@@ -143,13 +147,28 @@ class Spectrogram:
 TALNET = Spectrogram()
 
 
+class _Band(NamedTuple):
+    """Neighbouring filters, and the bins that any of them reaches."""
+
+    bins: slice
+    mels: slice
+    filters: torch.Tensor
+
+
 @lru_cache(maxsize=8)
-def _constants(spectrogram: Spectrogram, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
-    length = spectrogram.win_length
+def _constants(spectrogram: Spectrogram, device: torch.device) -> tuple[torch.Tensor, list[_Band]]:
+    length, mels = spectrogram.win_length, spectrogram.n_mels
     steps = torch.arange(length, dtype=torch.float64, device="cpu")
     window = 0.5 - 0.5 * torch.cos(2.0 * math.pi * steps / length)
-    filters = torch.from_numpy(mel_filterbank(SAMPLE_RATE, spectrogram.n_fft, spectrogram.n_mels)).T.contiguous()
-    return window.to(device), filters.to(device=device, dtype=torch.float32)
+    filters = mel_filterbank(SAMPLE_RATE, spectrogram.n_fft, mels).T
+    # Most of the matrix is zero. Low filters are narrow, so the first band has half of them.
+    bands = []
+    for first, last in itertools.pairwise((0, mels // 2, 3 * mels // 4, mels)):
+        reached = np.flatnonzero(filters[:, first:last].any(1))
+        bins = slice(int(reached.min(initial=len(filters))), int(reached.max(initial=-1)) + 1)
+        block = torch.from_numpy(filters[bins, first:last].copy()).to(device=device, dtype=torch.float32)
+        bands.append(_Band(bins, slice(first, last), block))
+    return window.to(device), bands
 
 
 def frame_count(samples: int) -> int:

@@ -16,7 +16,7 @@ import sedembed
 from sedembed._training import finetune as module
 from sedembed._training.finetune import finetune
 from sedembed._training.finetune_config import FinetuneConfig
-from sedembed._training.finetune_network import has_bfloat16, pool_embedding, trained_blocks
+from sedembed._training.finetune_network import pool_embedding, trained_blocks
 from sedembed.cli.main import main
 from sedembed.errors import DatasetError, InvalidArgumentError, ProbeError
 
@@ -241,12 +241,3 @@ def test_command(tones: Path, small_weanet_dir: Path, tmp_path: Path, capsys: py
     assert "unreadable.csv" in told.err
     assert json.loads(told.out)["training"] + json.loads(told.out)["validation"] == 16
     assert json.loads((tmp_path / "out" / "training" / "config.json").read_text())["seed"] == 3
-
-
-def test_bfloat16_where_there_are_instructions_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    for there in (True, False):
-        monkeypatch.setattr("torch.cpu._is_avx512_bf16_supported", lambda there=there: there, raising=False)
-        assert has_bfloat16(torch.device("cpu")) is there
-    monkeypatch.delattr("torch.cpu._is_avx512_bf16_supported")
-    assert not has_bfloat16(torch.device("cpu"))
-    assert not has_bfloat16(torch.device("meta"))

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from sedembed.models.frontend import frame_count, log_mel, mel_filterbank
+from sedembed.models.frontend import Spectrogram, frame_count, log_mel, mel_filterbank
 
 RATE = 16_000
 T = np.arange(160_000) / RATE
@@ -113,6 +113,19 @@ def test_filters_against_librosa():
     librosa = pytest.importorskip("librosa")
     theirs = librosa.filters.mel(sr=RATE, n_fft=4096, n_mels=64, htk=False, norm="slaney", dtype=np.float64)
     np.testing.assert_allclose(mel_filterbank(RATE, 4096, 64), theirs, atol=1e-15)
+
+
+@pytest.mark.parametrize(("n_fft", "n_mels"), [(4096, 1), (4096, 3), (512, 16), (128, 64)])
+def test_any_number_of_filters_even_empty_ones(n_fft: int, n_mels: int):
+    waveform = np.random.default_rng(0).normal(0, 0.1, 3000).astype(np.float32)
+    spectrogram = Spectrogram(n_fft=n_fft, win_length=n_fft, n_mels=n_mels)
+    padded = np.pad(waveform.astype(np.float64), n_fft // 2)
+    window = np.sin(np.pi * np.arange(n_fft) / n_fft) ** 2
+    frames = np.stack([padded[400 * i : 400 * i + n_fft] for i in range(8)])
+    mel = np.abs(np.fft.rfft(frames * window)) @ mel_filterbank(RATE, n_fft, n_mels).T
+    decibels = 10 * np.log10(np.maximum(1e-10, mel))
+    found = spectrogram(torch.from_numpy(waveform)).numpy()
+    np.testing.assert_allclose(found, np.maximum(decibels, decibels.max() - 80), atol=1e-3)
 
 
 def test_chain_against_librosa():

@@ -25,6 +25,7 @@ from sedembed._training.distillation.losses import clip_bce, embedding_error, lo
 from sedembed._training.distillation.optimizers import Schedule, make_optimizers, restore_optimizer
 from sedembed._training.distillation.student import Student, fit_map, freeze_blocks, make_network, update_average
 from sedembed._training.records import RunFolder
+from sedembed._utils.machine import warn_of_slow_bfloat16
 from sedembed.errors import InvalidArgumentError
 from sedembed.models.layers.winograd import use_winograd
 from sedembed.models.weights import load_network, resolve, save_pretrained
@@ -85,6 +86,8 @@ class Trainer:
         device: str = "cpu",
     ) -> None:
         self.config, self.out, self.device = config, out, torch.device(device)
+        if config.precision == "bfloat16":
+            warn_of_slow_bfloat16(self.device)
         self._folder = RunFolder(out, columns=LOG_COLUMNS)
         if not self._folder.check_settings(config):
             self._folder.write_settings(config)

@@ -62,7 +62,7 @@ class FrozenWinograd(nn.Module):
         # others get zeros, because oneDNN would keep a second kernel for products without a bias.
         zeros = None if conv.bias is None else torch.zeros_like(conv.bias.detach())
         rows = [
-            [PackedLinear(part.T, conv.bias if i == j == 1 else zeros) for j, part in enumerate(row)]
+            [PackedLinear(part.T, conv.bias if i == j == 1 else zeros, many_rows=True) for j, part in enumerate(row)]
             for i, row in enumerate(transform_filter_rows(conv.weight.detach()))
         ]
         self._products = [list(column) for column in zip(*rows, strict=True)]

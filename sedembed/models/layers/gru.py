@@ -30,7 +30,9 @@ class FrozenGRU(nn.Module):
         super().__init__()
         self.hidden_size = gru.hidden_size
         w = {name: parameter.detach() for name, parameter in gru.named_parameters()}
-        self._input = [PackedLinear(w[f"weight_ih_l0{end}"], w[f"bias_ih_l0{end}"]) for end in ("", "_reverse")]
+        self._input = [
+            PackedLinear(w[f"weight_ih_l0{end}"], w[f"bias_ih_l0{end}"], many_rows=True) for end in ("", "_reverse")
+        ]
         steps = [(w[f"weight_hh_l0{end}"], w[f"bias_hh_l0{end}"]) for end in ("", "_reverse")]
         self._steps = [PackedLinear(*step) for step in steps]
         # For one item at a time, PyTorch's product of a matrix and a vector was faster.

@@ -14,7 +14,8 @@ class PackedLinear:
     """A linear map of float32 rows on a CPU, without gradients.
 
     PyTorch's own product lays the weights out anew in every call, which takes longer than the multiplications when the
-    rows are few. oneDNN's operators, where PyTorch has them, keep the layout.
+    rows are few. oneDNN's operators, where PyTorch has them, keep the layout. For many rows MKL's product was 8 to 20 %
+    faster than oneDNN's on a processor without AVX-512 (Zen 3), so there it is taken.
 
     Parameters
     ----------
@@ -22,28 +23,51 @@ class PackedLinear:
         Must not change afterwards.
     bias : torch.Tensor, shape (out,), optional
         Added to each row.
+    many_rows : bool
+        Whether there will be a hundred rows or more.
     """
 
-    def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None = None) -> None:
+    def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None = None, *, many_rows: bool = False) -> None:
         self._weight = weight.detach()
         self._bias = None if bias is None else bias.detach()
-        self._packed = _pack(self._weight)
-        if self._packed is not None:
+        self._plain: torch.Tensor | None = None  # shape (in, out)
+        self._packed: torch.Tensor | None = None
+        if many_rows and _prefers_mkl(self._weight):
+            self._plain = self._weight.T.contiguous()
+            if self._bias is not None and not self._bias.any():
+                self._bias = None
+        else:
+            self._packed = _pack(self._weight)
+        if self._plain is not None or self._packed is not None:
             self._weight = torch.empty(0)  # a second copy is not needed
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         """(rows, in) → (rows, out)."""
+        if self._plain is not None:
+            return x @ self._plain if self._bias is None else torch.addmm(self._bias, x, self._plain)
         if self._packed is None:
             return functional.linear(x, self._weight, self._bias)
         product: torch.Tensor = torch.ops.mkldnn._linear_pointwise(x, self._packed, self._bias, "none", [], "")
         return product
 
     def __reduce__(self) -> tuple[Any, ...]:
+        if self._plain is not None:
+            return _many_rows, (self._plain.T, self._bias)
         weight = self._weight if self._packed is None else self._packed.to_dense()
         return PackedLinear, (weight, self._bias)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> PackedLinear:
         return self  # it never changes
+
+
+def _many_rows(weight: torch.Tensor, bias: torch.Tensor | None) -> PackedLinear:
+    return PackedLinear(weight, bias, many_rows=True)
+
+
+def _prefers_mkl(weight: torch.Tensor) -> bool:
+    capability = torch.backends.cpu.get_cpu_capability()
+    has_mkl: bool = torch.backends.mkl.is_available()  # type: ignore[no-untyped-call]
+    return weight.device.type == "cpu" and has_mkl and capability == "AVX2"
 
 
 def _pack(weight: torch.Tensor) -> torch.Tensor | None:
