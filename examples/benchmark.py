@@ -181,6 +181,7 @@ def folder_ways(sections: list[str], cores: int, models: list[str]) -> dict[str,
             ways[f"{model}, busy"] = way(model, workers=cores, busy=cores)
         if openvino:
             ways[f"{model}, openvino"] = way(model, workers=cores, engine="openvino")
+        if openvino and has_bfloat16():
             ways[f"{model}, openvino bfloat16"] = way(model, workers=cores, engine="openvino", precision="bfloat16")
     return ways
 
@@ -196,6 +197,13 @@ def other_ways(sections: list[str], models: list[str]) -> dict[str, dict[str, An
         ways["talnet, ray 1"] = way(how="ray", workers=1)
         ways["talnet, ray 2"] = way(how="ray", workers=2)
     return ways
+
+
+def has_bfloat16() -> bool:
+    """Whether OpenVINO computes in bfloat16 on this processor."""
+    import openvino
+
+    return "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
 
 
 def has_cuda() -> bool:

@@ -35,6 +35,8 @@ TEN_SECONDS = 10 * SAMPLE_RATE
 
 # One block of frames and its spectrum stay in the CPU's cache; larger and smaller blocks measured slower.
 _BLOCK_SAMPLES = 2**17
+# So many blocks are filtered at once.
+_BLOCKS = 4
 
 
 def hz_to_mel(frequency: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -127,18 +129,21 @@ class Spectrogram:
         size = (batch.shape[0], min(frames, length))
         block = window.new_zeros((*size, self.n_fft))
         pairs = batch.new_empty((*size, self.n_fft // 2 + 1, 2))
-        energy = batch.new_empty(pairs.shape[:-1])
-        for start in range(0, frames, length):
-            part = framed[:, start : start + length]
-            block, pairs, energy = (buffer[:, : part.shape[1]] for buffer in (block, pairs, energy))
-            torch.mul(part, window, out=block[..., : self.win_length])
-            # float64: quiet bins lie 75 dB (3e-8 in magnitude) under a tone, below what a float32 transform resolves.
-            pairs.copy_(torch.view_as_real(torch.fft.rfft(block))).square_()
-            torch.add(pairs[..., 0], pairs[..., 1], out=energy)
+        several = _BLOCKS * length
+        magnitudes = batch.new_empty((batch.shape[0], min(frames, several), self.n_fft // 2 + 1))
+        for first in range(0, frames, several):
+            magnitudes = magnitudes[:, : frames - first]
+            for start in range(first, min(frames, first + several), length):
+                part = framed[:, start : start + length]
+                block, pairs = (buffer[:, : part.shape[1]] for buffer in (block, pairs))
+                torch.mul(part, window, out=block[..., : self.win_length])
+                # float64: quiet bins lie 75 dB (3e-8 in magnitude) under a tone, below what a float32 transform resolves.
+                pairs.copy_(torch.view_as_real(torch.fft.rfft(block))).square_()
+                torch.add(pairs[..., 0], pairs[..., 1], out=magnitudes[:, start - first : start - first + length])
             if self.power == 1.0:
-                energy.sqrt_()
+                magnitudes.sqrt_()
             for band in bands:
-                mel[:, start : start + length, band.mels] = energy[..., band.bins] @ band.filters
+                mel[:, first : first + several, band.mels] = magnitudes[..., band.bins] @ band.filters
         decibels = mel.clamp_min_(FLOOR).log10_().mul_(10.0)
         decibels = torch.maximum(decibels, decibels.amax(dim=(-2, -1), keepdim=True) - self.top_db)
         return decibels[0] if single else decibels

@@ -22,6 +22,9 @@ __all__ = ["FrozenWinograd", "freeze_winograd"]
 _BLOCK = 2**16
 # Products are padded to a multiple of so many rows, because oneDNN keeps a kernel for each number that it met.
 _ROWS = 16
+# Columns of transforms made at once, of six: each operation is a moment when threads wait for the interpreter's lock, but
+# all six leave the cache.
+_AT_ONCE = 3
 
 
 class _Buffers(threading.local):
@@ -97,14 +100,16 @@ class FrozenWinograd(nn.Module):
         size = (batch, 4 * n_time + 2, n_bins, channels)
         along_bins = _buffers.get("along bins", 6, *size)
         _sums_in([padded[j % 4, :, :, j // 4 : j // 4 + n_bins] for j in range(6)], list(along_bins), size)
-        size = (batch, n_time, n_bins, channels)
-        both = _buffers.get("both", 6, rows, channels)
-        inner = [part[:tiles].view(size) for part in both]
         results = _buffers.get("padded", 6, 4, tiles, self.out_channels)
-        for j, row in enumerate(along_bins):
-            _sums_in([row[:, i : i + 4 * n_time - 3 : 4] for i in range(6)], inner, size)
-            products = [multiply(part)[:tiles] for multiply, part in zip(self._products[j], both, strict=True)]
-            _sums_out(products, results[j], (tiles, self.out_channels))
+        size = (_AT_ONCE, batch, n_time, n_bins, channels)
+        both = _buffers.get("both", 6, _AT_ONCE, rows, channels)
+        inner = [part[:, :tiles].unflatten(1, size[1:4]) for part in both]
+        for first_row in range(0, 6, _AT_ONCE):
+            some = along_bins[first_row : first_row + _AT_ONCE].unfold(2, 6, 4)
+            _sums_in(some.unbind(-1), inner, size)
+            for j, parts in enumerate(both.unbind(1), first_row):
+                products = [multiply(part)[:tiles] for multiply, part in zip(self._products[j], parts, strict=True)]
+                _sums_out(products, results[j], (tiles, self.out_channels))
         y = _buffers.get("along bins", 4, 4, batch, n_time, n_bins, self.out_channels)
         _sums_out(list(results), y.view(4, 4, tiles, -1), (4, tiles, self.out_channels))
         while len(y) > 4 // self.pool[1]:
