@@ -100,10 +100,11 @@ def by_ray(folder: Path, way: dict[str, Any], keep: Path) -> float:
         for path in sorted(folder.iterdir())[:4]:
             (few / path.name).symlink_to(path)
         seconds = []
+        per_task = max(8, len(list(folder.iterdir())) // 20)
         for number, source in enumerate((few, few, folder)):  # the first time Ray itself starts
             started = time.perf_counter()
             store = sedembed.ray.embed_dataset(
-                source, Path(out) / str(number), model, way["workers"], files_per_task=8, progress=False
+                source, Path(out) / str(number), model, way["workers"], files_per_task=per_task, progress=False
             )
             seconds.append(time.perf_counter() - started)
         np.save(keep, np.asarray(store.vectors))

@@ -35,7 +35,7 @@ TEN_SECONDS = 10 * SAMPLE_RATE
 
 # One block of frames and its spectrum stay in the CPU's cache; larger and smaller blocks measured slower.
 _BLOCK_SAMPLES = 2**17
-# So many blocks are filtered at once.
+# So many blocks are filtered at once, as threads wait for each other between operations.
 _BLOCKS = 4
 
 
@@ -130,20 +130,20 @@ class Spectrogram:
         block = window.new_zeros((*size, self.n_fft))
         pairs = batch.new_empty((*size, self.n_fft // 2 + 1, 2))
         several = _BLOCKS * length
-        magnitudes = batch.new_empty((batch.shape[0], min(frames, several), self.n_fft // 2 + 1))
+        spectrum = batch.new_empty((batch.shape[0], min(frames, several), self.n_fft // 2 + 1))
         for first in range(0, frames, several):
-            magnitudes = magnitudes[:, : frames - first]
+            spectrum = spectrum[:, : frames - first]
             for start in range(first, min(frames, first + several), length):
                 part = framed[:, start : start + length]
                 block, pairs = (buffer[:, : part.shape[1]] for buffer in (block, pairs))
                 torch.mul(part, window, out=block[..., : self.win_length])
-                # float64: quiet bins lie 75 dB (3e-8 in magnitude) under a tone, below what a float32 transform resolves.
+                # float64: quiet bins lie 75 dB (3e-8 in magnitude) under a tone, too little for a float32 transform.
                 pairs.copy_(torch.view_as_real(torch.fft.rfft(block))).square_()
-                torch.add(pairs[..., 0], pairs[..., 1], out=magnitudes[:, start - first : start - first + length])
+                torch.add(pairs[..., 0], pairs[..., 1], out=spectrum[:, start - first : start - first + length])
             if self.power == 1.0:
-                magnitudes.sqrt_()
+                spectrum.sqrt_()
             for band in bands:
-                mel[:, first : first + several, band.mels] = magnitudes[..., band.bins] @ band.filters
+                mel[:, first : first + several, band.mels] = spectrum[..., band.bins] @ band.filters
         decibels = mel.clamp_min_(FLOOR).log10_().mul_(10.0)
         decibels = torch.maximum(decibels, decibels.amax(dim=(-2, -1), keepdim=True) - self.top_db)
         return decibels[0] if single else decibels

@@ -22,8 +22,8 @@ __all__ = ["FrozenWinograd", "freeze_winograd"]
 _BLOCK = 2**16
 # Products are padded to a multiple of so many rows, because oneDNN keeps a kernel for each number that it met.
 _ROWS = 16
-# Columns of transforms made at once, of six: each operation is a moment when threads wait for the interpreter's lock, but
-# all six leave the cache.
+# Columns of transforms, of six, that are made at once: between operations threads wait for each other, but all six would
+# not stay in the cache.
 _AT_ONCE = 3
 
 
@@ -101,13 +101,13 @@ class FrozenWinograd(nn.Module):
         along_bins = _buffers.get("along bins", 6, *size)
         _sums_in([padded[j % 4, :, :, j // 4 : j // 4 + n_bins] for j in range(6)], list(along_bins), size)
         results = _buffers.get("padded", 6, 4, tiles, self.out_channels)
-        size = (_AT_ONCE, batch, n_time, n_bins, channels)
+        shape_of_tiles = (_AT_ONCE, batch, n_time, n_bins, channels)
         both = _buffers.get("both", 6, _AT_ONCE, rows, channels)
-        inner = [part[:, :tiles].unflatten(1, size[1:4]) for part in both]
-        for first_row in range(0, 6, _AT_ONCE):
-            some = along_bins[first_row : first_row + _AT_ONCE].unfold(2, 6, 4)
-            _sums_in(some.unbind(-1), inner, size)
-            for j, parts in enumerate(both.unbind(1), first_row):
+        inner = [part[:, :tiles].view(shape_of_tiles) for part in both]
+        for column in range(0, 6, _AT_ONCE):
+            some = along_bins[column : column + _AT_ONCE].unfold(2, 6, 4)
+            _sums_in(torch.unbind(some, -1), inner, shape_of_tiles)
+            for j, parts in enumerate(torch.unbind(both, 1), column):
                 products = [multiply(part)[:tiles] for multiply, part in zip(self._products[j], parts, strict=True)]
                 _sums_out(products, results[j], (tiles, self.out_channels))
         y = _buffers.get("along bins", 4, 4, batch, n_time, n_bins, self.out_channels)
