@@ -22,8 +22,8 @@ __all__ = ["FrozenWinograd", "freeze_winograd"]
 _BLOCK = 2**16
 # Products are padded to a multiple of so many rows, because oneDNN keeps a kernel for each number that it met.
 _ROWS = 16
-# Columns of transforms, of six, that are made at once: between operations threads wait for each other, but all six would
-# not stay in the cache.
+# Columns of transforms, of six, that are made at once. Between operations threads wait for each other, so few are
+# better; all six would leave the cache.
 _AT_ONCE = 3
 
 
