@@ -30,6 +30,7 @@ ROWS = {
     "`talnet`": "esc50-talnet",
     "`weanet-8`": "esc50-weanet-8",
     "`weanet-9`": "esc50-weanet-9",
+    "`weanet-10b`": "esc50-weanet-10b",
     "`weanet-6`": "esc50-weanet-6",
     "`weanet`": "esc50-weanet",
     "TALNet untrained": "esc50-untrained",
@@ -50,6 +51,7 @@ RUNS = {
     "weanet-7": "esc50-weanet",
     "weanet-8": "esc50-weanet-8",
     "weanet-9": "esc50-weanet-9",
+    "weanet-10b": "esc50-weanet-10b",
 }
 HELD_OUT = {
     "correlation": ("correlation", "{:.3f}"),
@@ -198,7 +200,7 @@ def test_training_runs():
 
 def test_held_out_recordings():
     assert list(held_out(read("docs/training.md"))) == []
-    assert len(header_of(read("docs/training.md"))) == 12
+    assert len(header_of(read("docs/training.md"))) == 13
 
 
 def test_choices_of_c():
