@@ -94,7 +94,7 @@ class Runner:
         self.device = pick_device("cpu" if device is None and engine == "openvino" else device)
         self.precision = precision
         self.engine = choose_engine(engine, network, self.device, precision)
-        if precision == "bfloat16":
+        if precision == "bfloat16" and self.engine == "torch":
             warn_of_slow_bfloat16(self.device)
         one_thread_after_fork()
         with isolated(self.device):

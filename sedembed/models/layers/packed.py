@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import torch
@@ -52,16 +53,12 @@ class PackedLinear:
 
     def __reduce__(self) -> tuple[Any, ...]:
         if self._plain is not None:
-            return _many_rows, (self._plain.T, self._bias)
+            return partial(PackedLinear, many_rows=True), (self._plain.T, self._bias)
         weight = self._weight if self._packed is None else self._packed.to_dense()
         return PackedLinear, (weight, self._bias)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> PackedLinear:
         return self  # it never changes
-
-
-def _many_rows(weight: torch.Tensor, bias: torch.Tensor | None) -> PackedLinear:
-    return PackedLinear(weight, bias, many_rows=True)
 
 
 def _prefers_mkl(weight: torch.Tensor) -> bool:
