@@ -1,5 +1,7 @@
 """Time of a forward and backward pass of either network on a CPU: float32, with Winograd's algorithm, and bfloat16.
 
+WEANet's first block is also tried in PyTorch's default memory order; everything else is in channels_last.
+
 ``python examples/compare_training_speed.py``: the ways take turns in one run, on the same made-up features, after one
 pass of each that is not counted. A processor without bfloat16 instructions emulates them, slowly.
 """
@@ -52,6 +54,11 @@ def main() -> None:
         fast = copy.deepcopy(plain)
         use_winograd(fast)
         ways = {"float32": (plain, False), "float32, Winograd": (fast, False), "bfloat16": (plain, True)}
+        if plain.contiguous_blocks:
+            ordered = copy.deepcopy(plain)
+            for block in ordered.contiguous_blocks:
+                block.to(memory_format=torch.contiguous_format)
+            ways |= {"bfloat16, default order": (ordered, True)}
         features = torch.randn(arguments.clips, round(arguments.seconds * plain.feature_rate), 64)
         taken: dict[str, list[float]] = {way: [] for way in ways}
         for _ in range(1 + arguments.rounds):

@@ -18,6 +18,7 @@ __all__ = [
     "OPTIONAL_PACKAGES",
     "describe_machine",
     "has_bfloat16",
+    "has_bfloat16_tiles",
     "show_versions",
     "warn_of_slow_bfloat16",
 ]
@@ -64,6 +65,14 @@ def has_bfloat16(device: torch.device) -> bool:
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     probe = getattr(torch.cpu, "_is_avx512_bf16_supported", None)
     return device.type == "cpu" and probe is not None and bool(probe())
+
+
+def has_bfloat16_tiles() -> bool:
+    """Whether the processor multiplies whole tiles of bfloat16 (AMX)."""
+    import torch
+
+    probe = getattr(torch.cpu, "_is_amx_tile_supported", None)
+    return probe is not None and bool(probe())
 
 
 def warn_of_slow_bfloat16(device: torch.device) -> None:

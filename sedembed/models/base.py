@@ -229,7 +229,7 @@ class Backbone(nn.Module, ABC):
 
     @property
     def contiguous_blocks(self) -> tuple[nn.Module, ...]:
-        """Blocks whose training is faster in PyTorch's default memory order than in channels_last."""
+        """Blocks whose training is faster in PyTorch's default memory order than in channels_last, but for AMX."""
         return ()
 
     @classmethod

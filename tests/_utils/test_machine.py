@@ -34,6 +34,11 @@ def test_bfloat16_where_there_are_instructions_for_it(monkeypatch: pytest.Monkey
     monkeypatch.delattr("torch.cpu._is_avx512_bf16_supported")
     assert not machine.has_bfloat16(torch.device("cpu"))
     assert not machine.has_bfloat16(torch.device("meta"))
+    for there in (True, False):
+        monkeypatch.setattr("torch.cpu._is_amx_tile_supported", lambda there=there: there, raising=False)
+        assert machine.has_bfloat16_tiles() is there
+    monkeypatch.delattr("torch.cpu._is_amx_tile_supported")
+    assert not machine.has_bfloat16_tiles()
 
 
 @pytest.mark.parametrize(

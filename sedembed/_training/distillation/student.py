@@ -13,6 +13,7 @@ from sedembed._training.distillation.batches import Batch
 from sedembed._training.distillation.collection import Collection
 from sedembed._training.distillation.config import DistillConfig
 from sedembed._training.distillation.losses import align_frames
+from sedembed._utils.machine import has_bfloat16_tiles
 from sedembed.models.base import Backbone
 from sedembed.models.layers.blocks import ConvBlock, fold_batchnorm
 from sedembed.models.registry import architecture_of
@@ -54,8 +55,9 @@ def make_network(config: DistillConfig, collection: Collection) -> Backbone:
         if isinstance(module, nn.Conv2d):
             nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
     network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    for block in network.contiguous_blocks:
-        block.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+    if not (config.precision == "bfloat16" and has_bfloat16_tiles()):  # tiles want channels_last (measured)
+        for block in network.contiguous_blocks:
+            block.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
     return network
 
 

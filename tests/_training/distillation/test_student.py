@@ -7,6 +7,7 @@ import pytest
 import torch
 from sklearn.linear_model import Ridge
 
+from sedembed._training.distillation import student as student_module
 from sedembed._training.distillation.losses import align_frames
 from sedembed._training.distillation.student import fit_map, update_average
 from tests._training.distillation.distill_helpers import data, trainer  # noqa: F401
@@ -60,6 +61,17 @@ def test_a_run_may_begin_with_a_fitted_map(data, tmp_path, model):
     fitted.run()
     again = trainer(data, tmp_path / "fitted", model=model, map_batches=4)
     assert torch.equal(again.student.to_teacher.weight, fitted.student.to_teacher.weight)
+
+
+@pytest.mark.parametrize(
+    ("precision", "tiles", "contiguous"), [("bfloat16", True, False), ("bfloat16", False, True), ("float32", True, True)]
+)
+def test_the_first_block_has_the_faster_memory_order(data, tmp_path, precision, tiles, contiguous, monkeypatch):
+    monkeypatch.setattr(student_module, "has_bfloat16_tiles", lambda: tiles)
+    run = trainer(data, tmp_path / "run", model="weanet", precision=precision)
+    weight = next(value for name, value in run.student.network.named_parameters() if name == "b1.1.conv.weight")
+    assert weight.is_contiguous() is contiguous
+    assert weight.is_contiguous(memory_format=torch.channels_last) is not contiguous
 
 
 def test_frozen_blocks_stay_as_the_average_was(data, tmp_path):
