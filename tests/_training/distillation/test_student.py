@@ -64,7 +64,8 @@ def test_a_run_may_begin_with_a_fitted_map(data, tmp_path, model):
 
 
 @pytest.mark.parametrize(
-    ("precision", "tiles", "contiguous"), [("bfloat16", True, False), ("bfloat16", False, True), ("float32", True, True)]
+    ("precision", "tiles", "contiguous"),
+    [("bfloat16", True, False), ("bfloat16", False, True), ("float32", True, True)],
 )
 def test_the_first_block_has_the_faster_memory_order(data, tmp_path, precision, tiles, contiguous, monkeypatch):
     monkeypatch.setattr(student_module, "has_bfloat16_tiles", lambda: tiles)
