@@ -49,5 +49,5 @@ def test_what_cannot_be_averaged(folders, tmp_path):
         average.average_models(folders[:1])
     bins = (tuple([-40.0] * 64), tuple([20.0] * 64))
     save_pretrained(TALNet(TALNet.default_config(7, bins)), tmp_path / "other")
-    with pytest.raises(InvalidArgumentError, match="of one configuration, got another in .*other"):
+    with pytest.raises(InvalidArgumentError, match=r"of one configuration, got another in .*other"):
         average.average_models([folders[0], tmp_path / "other"])
