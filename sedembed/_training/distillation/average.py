@@ -46,6 +46,7 @@ def average_models(models: Sequence[str | Path]) -> Backbone:
                 f"Expected models of one configuration, got another in {model} than in {models[0]}. "
                 "Average runs that began from the same model."
             )
+    # Not `update_average` one by one: its rounding would not repeat WEANet version 6 to the byte.
     states = [network.state_dict() for network in networks]
     mean = {
         key: torch.stack([state[key] for state in states]).mean(0) if value.is_floating_point() else value
